@@ -1,0 +1,44 @@
+"""Exit codes, and the console script `grlo-lite COMMAND`, where each command is a module's `main`."""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from grlo_lite.recipe import BadInput
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+COMMANDS = ("train",)
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """Runs a command; what the user has to change ends as one line on stderr and exit code 2, never as a traceback."""
+    try:
+        return main()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def settle_libraries(offline: bool) -> None:
+    """Keeps the libraries from chatting and reporting and, where `offline`, off the network; before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+
+
+def grlo_lite() -> int:
+    """The console script: `grlo-lite train …` is `python -m grlo_lite.train …`."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(f"usage: grlo-lite {{{','.join(COMMANDS)}}} …", file=sys.stderr)
+        return BAD_INPUT
+    command = sys.argv.pop(1)
+    return run_command(importlib.import_module(f"grlo_lite.{command}").main)

@@ -1,0 +1,55 @@
+"""What a run ran on: versions, device, hashes; the content of environment.json."""
+
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "unsloth", "unsloth_zoo")
+
+
+def facts(policy: Any, reward_model: Any, rows: list, seed: int) -> dict[str, Any]:
+    """Versions, device, seed, model commits, and hashes of the prompt set and the chat template."""
+    import torch
+
+    from grlo_lite.prompts import prompt_hash
+
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine(),
+        "driver": _driver() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "backend": policy.backend,
+        "seed": seed,
+        "model_commit": getattr(policy.model.config, "_commit_hash", None),
+        "reward_model_commit": getattr(reward_model.model.config, "_commit_hash", None),
+        "prompts_sha256": prompt_hash(rows),
+        "template_sha256": hashlib.sha256(policy.tokenizer.chat_template.encode()).hexdigest(),
+        "git_commit": _command("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _driver() -> str | None:
+    return _command("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+
+
+def _command(*words: str) -> str | None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,146 @@
+"""What a run writes while it goes: metrics, samples, checkpoints, and the progress bar."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from grlo_lite.policy import trainable_in_fp32
+from grlo_lite.recipe import Budget
+from grlo_lite.reward import RewardFunction, Rollouts
+from grlo_lite.rundir import RunDir, append_lines
+
+
+class Journal(TrainerCallback):
+    """Writes one line of metrics and a few samples a rollout step, and makes checkpoints at rollout boundaries only.
+
+    A rollout step is one batch of completions and the `updates_per_rollout` optimizer updates made of it.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        rewards: RewardFunction,
+        budget: Budget,
+        updates_per_rollout: int,
+        samples_per_step: int,
+        elapsed_seconds: Any,
+        rollouts_before: tuple[int, int],
+    ):
+        self.run = run
+        self.rewards = rewards
+        self.budget = budget
+        self.updates = updates_per_rollout
+        self.samples_per_step = samples_per_step
+        self.elapsed_seconds = elapsed_seconds
+        self.rollouts, self.generated_tokens = rollouts_before
+        self.logs: list[dict[str, float]] = []
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        trainable_in_fp32(model)  # a checkpoint that was loaded may have brought another dtype
+        steps = state.max_steps // self.updates
+        self.bar = tqdm(
+            total=steps, initial=state.global_step // self.updates, unit="step", desc="train", dynamic_ncols=True
+        )
+
+    def on_train_end(self, args, state, control, **_):
+        self.bar.close()
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step % self.updates == 0:
+            self.step_began = time.monotonic()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+
+    def on_step_end(self, args, state, control, **_):
+        step, inside = divmod(state.global_step, self.updates)
+        if inside == 0 and (step % self.budget.checkpoint_every == 0 or state.global_step == state.max_steps):
+            control.should_save = True
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if "loss" not in logs:
+            return
+        self.logs.append(logs)
+        step, inside = divmod(state.global_step, self.updates)
+        if inside:
+            return
+        line = self._metrics(step, self.rewards.last)
+        self.logs = []
+        append_lines(self.run.samples, samples(step, self.rewards.last, self.samples_per_step))
+        append_lines(self.run.metrics, [line])
+        tokens_per_second = line["generated_tokens_step"] / (time.monotonic() - self.step_began)
+        self.bar.set_postfix_str(f"reward {line['reward_mean']:+.2f}, {tokens_per_second:.0f} tokens/s", refresh=False)
+        self.bar.update()
+
+    def on_save(self, args, state, control, **_):
+        written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self.run.adopt_checkpoint(written, state.global_step // self.updates, self.budget.checkpoints_kept)
+
+    def _metrics(self, step: int, batch: Rollouts) -> dict[str, Any]:
+        now = time.monotonic()
+        tokens = int(batch.tokens_B.sum())
+        self.rollouts += len(batch.tokens_B)
+        self.generated_tokens += tokens
+        line = {
+            "step": step,
+            **batch_metrics(batch),
+            **{key: _mean(self.logs, key) for key in ("entropy", "kl", "loss", "grad_norm")},
+            "learning_rate": self.logs[-1]["learning_rate"],
+            "generated_tokens_step": tokens,
+            "generated_tokens": self.generated_tokens,
+            "rollouts": self.rollouts,
+            "rollout_seconds": batch.began - self.step_began,
+            "reward_seconds": batch.ended - batch.began,
+            "update_seconds": now - batch.ended,
+            "peak_vram_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None,
+            "elapsed_seconds": self.elapsed_seconds(),
+        }
+        return {key: value for key, value in line.items() if value is not None}
+
+
+def batch_metrics(batch: Rollouts) -> dict[str, float | None]:
+    """The numbers that one batch of rollouts gives by itself; None where one has no meaning."""
+    return {
+        "reward_mean": float(batch.rewards_B.mean()),
+        "reward_std": float(batch.rewards_B.std()),
+        "score_mean": float(batch.raw_B.mean()),
+        "score_std": float(batch.raw_B.std()),
+        "completion_tokens_mean": float(batch.tokens_B.mean()),
+        "truncated_fraction": float(batch.truncated_B.mean()),
+        "reward_length_correlation": correlation(batch.raw_B, batch.tokens_B),
+        "repetition_fraction": float(batch.repeated_B.mean()),
+    }
+
+
+def correlation(a_B: np.ndarray, b_B: np.ndarray) -> float | None:
+    """Pearson's correlation of two arrays of shape (B,), or None where one of them does not vary."""
+    if np.ptp(a_B) == 0 or np.ptp(b_B) == 0:
+        return None
+    return float(np.corrcoef(a_B, b_B)[0, 1])
+
+
+def samples(step: int, batch: Rollouts, count: int) -> list[dict[str, Any]]:
+    """`count` rollouts of a batch, spread evenly over its groups, as rows of samples.jsonl."""
+    picked = np.linspace(0, len(batch.completions) - 1, min(count, len(batch.completions))).round().astype(int)
+    return [
+        {
+            "step": step,
+            "prompt": batch.prompts[i][-1]["content"],
+            "completion": batch.completions[i],
+            "reward": float(batch.rewards_B[i]),
+            "score": float(batch.raw_B[i]),
+            "length": int(batch.tokens_B[i]),
+            "truncated": bool(batch.truncated_B[i]),
+        }
+        for i in picked
+    ]
+
+
+def _mean(logs: list[dict[str, float]], key: str) -> float | None:
+    values = [log[key] for log in logs if key in log]
+    return float(np.mean(values)) if values else None

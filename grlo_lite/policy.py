@@ -1,0 +1,200 @@
+"""The policy: a 4-bit base model with a LoRA adapter, from Unsloth or from Transformers + PEFT + bitsandbytes."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grlo_lite.recipe import BadInput, Lora
+
+# Handed to every chat template, in training and evaluation alike: where the two differ, what was learnt does not show
+TEMPLATE_OPTIONS = {"enable_thinking": False}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A base model wrapped in a trainable adapter, its tokenizer, and the backend that loaded it."""
+
+    model: Any
+    tokenizer: Any
+    backend: str
+
+
+def chosen_backend(backend: str, device: Any) -> str:
+    """What `backend: auto` means here: Unsloth where it is installed and there is a GPU, else Transformers.
+
+    Raises BadInput where Unsloth is asked for and not installed.
+    """
+    installed = importlib.util.find_spec("unsloth") is not None
+    if backend == "unsloth" and not installed:
+        raise BadInput(
+            "backend=unsloth, but Unsloth is not installed; pip install 'grlo-lite[gpu]' or use backend=transformers"
+        )
+    if backend != "auto":
+        return backend
+    return "unsloth" if installed and device.type == "cuda" else "transformers"
+
+
+def import_unsloth() -> None:
+    """Imports Unsloth, which must come before trl, transformers and peft, and keeps it from reporting to its makers."""
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    import unsloth  # noqa: F401
+
+
+def load_tokenizer(path: str, revision: str) -> Any:
+    """The base model's own tokenizer. Raises BadInput where there is none, or where it has no chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"model.name={path!r} has no tokenizer that can be loaded: {' '.join(str(error).split())[:300]}"
+        ) from None
+    if tokenizer.chat_template is None:
+        raise BadInput(
+            f"model.name={path!r} has no chat template; choose a base model that has one, such as Qwen/Qwen3-4B-Base"
+        )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def formatted(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    """A conversation as the text that the policy goes on from, in its tokenizer's own chat template."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)
+
+
+def stop_token_ids(tokenizer: Any) -> list[int]:
+    """The ids that end an answer: the chat template's end of turn first, then the tokenizer's EOS.
+
+    A base model's EOS is the end of a document (`<|endoftext|>` in Qwen3-*-Base) while its template ends a turn with
+    another token (`<|im_end|>`); a trainer that knows only the first counts every answer as truncated. The end of
+    turn is found by rendering an answer and taking the first special token behind it.
+    """
+    marker = "grlo"
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}], tokenize=False
+    )
+    tail = tokenizer(text[text.rindex(marker) + len(marker) :], add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    ends = [*[token for token in tail if token in special][:1], tokenizer.eos_token_id]
+    return list(dict.fromkeys(token for token in ends if token is not None))
+
+
+def load(
+    path: str, revision: str, quantization: str, lora: Lora, backend: str, device: Any, max_tokens: int, seed: int
+) -> Policy:
+    """The base model in NF4 (or unquantized), frozen, with a fresh fp32 LoRA adapter on it that leaves its outputs
+    unchanged.
+
+    `max_tokens` is the longest prompt plus completion. Generation stops at the chat template's end of turn as well as
+    at EOS. Raises BadInput where the model cannot be loaded or is not a causal language model.
+    """
+    tokenizer = load_tokenizer(path, revision)
+    _require_causal_lm(path, revision)
+    if backend == "unsloth":
+        model = _load_with_unsloth(path, revision, quantization, lora, device, max_tokens, seed)
+    else:
+        model = _load_with_transformers(path, revision, quantization, lora, device, seed)
+    model.generation_config.eos_token_id = stop_token_ids(tokenizer)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    trainable_in_fp32(model)
+    return Policy(model, tokenizer, backend)
+
+
+def trainable_in_fp32(model: Any) -> None:
+    """Casts the trainable parameters to fp32 in place.
+
+    TRL casts the adapter of a quantized model to bf16, where most updates at a learning rate of 1e-5 round to
+    nothing. To be called after a trainer has been built and after a checkpoint has been loaded.
+    """
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+
+
+def without_reference_adapter(model: Any) -> None:
+    """Removes the frozen `ref` copy that TRL makes of a model that is already wrapped in an adapter.
+
+    A fresh adapter changes nothing, so the reference policy is the base model with the adapter off, which TRL falls
+    back on; the copy would only cost memory and go into every checkpoint.
+    """
+    if "ref" in model.peft_config:
+        model.delete_adapter("ref")
+
+
+def save_adapter(model: Any, tokenizer: Any, folder: Path, model_card: str) -> None:
+    """Writes the adapter as PEFT safetensors with the tokenizer, the chat template and a model card."""
+    model.save_pretrained(folder, selected_adapters=["default"], safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card, encoding="utf-8")
+
+
+def _require_causal_lm(path: str, revision: str) -> None:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model.name={path!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    names = config.architectures or []
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not any("CausalLM" in name for name in names):
+        raise BadInput(
+            f"model.name={path!r} is not a causal language model (its architecture is {', '.join(names) or config.model_type}); "
+            "choose a base model such as Qwen/Qwen3-4B-Base"
+        )
+
+
+def _load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, set_seed
+
+    from grlo_lite.quantization import from_pretrained
+
+    base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device)
+    if quantization == "nf4":
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    targets = lora.targets if lora.targets == "all-linear" else list(lora.targets)
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    set_seed(seed)
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise BadInput(f"lora.targets={lora.targets} cannot be adapted in {path}: {error}") from None
+
+
+def _load_with_unsloth(
+    path: str, revision: str, quantization: str, lora: Lora, device: Any, max_tokens: int, seed: int
+) -> Any:
+    from transformers import set_seed
+    from unsloth import FastLanguageModel
+
+    from grlo_lite.hardware import float_dtype
+    from grlo_lite.quantization import keep_cpu_weights_unpacked
+
+    base, _ = FastLanguageModel.from_pretrained(
+        model_name=path,
+        revision=revision,
+        load_in_4bit=quantization == "nf4",
+        max_seq_length=max_tokens,
+        dtype=float_dtype(device),
+        use_exact_model_name=True,
+        trust_remote_code=False,
+    )
+    keep_cpu_weights_unpacked(base)
+    set_seed(seed)
+    return FastLanguageModel.get_peft_model(
+        base,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0,
+        target_modules=lora.targets if lora.targets == "all-linear" else list(lora.targets),
+        use_gradient_checkpointing="unsloth" if device.type == "cuda" else False,
+        random_state=seed,
+    )

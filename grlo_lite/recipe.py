@@ -1,0 +1,321 @@
+"""What a run is: frozen pydantic models, read from a recipe file and command-line overrides. Imports no torch.
+
+A recipe is a YAML file that holds only what differs from the defaults below. `load` is the only way in, and every
+mistake in a recipe ends as a `BadInput` that names the key, its value and how to mend it.
+"""
+
+import difflib
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used. The message says what, where and how to mend it; commands exit with
+    code 2.
+    """
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Quantization = Literal["nf4", "none"]
+
+
+class Model(Section):
+    """The base model that is trained: a directory, a model of the Hugging Face Hub, or `microcosm`."""
+
+    name: str
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+
+
+class Lora(Section):
+    """The adapter: its rank, its scale (`alpha / rank`) and the linear layers it is put on."""
+
+    rank: Positive = 32
+    alpha: PositiveFloat = 64
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class Prompts(Section):
+    """Where the prompts come from: `microcosm`, or a JSONL file whose rows hold a `prompt` (text or messages)."""
+
+    source: str
+    limit: Positive | None = None
+    max_tokens: Positive = 1024
+    overlong: Literal["drop", "truncate"] = "drop"  # truncate keeps the template and the end of the last message
+
+
+class Rollout(Section):
+    """How completions are sampled. `batch` counts completions a step and is a multiple of `group_size`."""
+
+    group_size: Annotated[int, Field(ge=2)] = 8
+    batch: Positive = 64
+    max_tokens: Positive = 1024
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Truncated(Section):
+    """What a completion that hit `rollout.max_tokens` earns; without this it would be scored as if it were finished.
+
+    penalty: the batch's lowest raw score less `value`; floor: `value` itself; score: its raw score less `value`.
+    """
+
+    mode: Literal["penalty", "floor", "score"] = "penalty"
+    value: float = 1.0
+
+
+class Reward(Section):
+    """The frozen reward model and how its scores are shaped. `shuffle` permutes the rewards: a control that must not
+    learn.
+    """
+
+    name: str
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+    max_tokens: Positive = 4096
+    tokens_per_batch: Positive | Literal["auto"] = "auto"
+    truncated: Truncated = Truncated()
+    length_penalty: NonNegativeFloat = 0.0  # reward units for each 1,000 completion tokens beyond length_free
+    length_free: Annotated[int, Field(ge=0)] = 0
+    shuffle: bool = False
+
+
+class Algorithm(Section):
+    """The policy-gradient method. `loss: auto` is `dr_grpo` for GRPO; RLOO has a sequence-level loss of its own."""
+
+    name: Literal["grpo", "rloo"] = "grpo"
+    loss: Literal["auto", "dr_grpo", "dapo", "bnpo", "grpo"] = "auto"
+    scale_rewards: Literal["none", "batch", "group"] = "none"
+    kl: NonNegativeFloat = 0.0
+    clip: PositiveFloat = 0.2
+    updates_per_rollout: Positive = 1
+
+    @model_validator(mode="after")
+    def rloo_has_its_own_loss(self):
+        if self.name == "rloo" and self.loss != "auto":
+            raise ValueError(f"algorithm.loss={self.loss} has no meaning with algorithm.name=rloo; leave it out")
+        if self.name == "rloo" and self.scale_rewards == "group":
+            raise ValueError(
+                "algorithm.scale_rewards=group has no meaning with algorithm.name=rloo; choose none or batch"
+            )
+        return self
+
+
+class Optimizer(Section):
+    """AdamW on the adapter. `warmup` is a fraction of all steps; `micro_batch` counts completions a forward and
+    backward pass.
+    """
+
+    name: Literal["adamw", "adamw_8bit"] = "adamw"
+    learning_rate: PositiveFloat = 1e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Fraction = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    micro_batch: Positive | Literal["auto"] = "auto"
+
+
+class Budget(Section):
+    """When the run stops: after `steps` rollout batches, or earlier when `hours` or `usd` are spent."""
+
+    steps: Positive = 100
+    hours: PositiveFloat | None = None
+    usd: PositiveFloat | None = None
+    usd_per_hour: PositiveFloat | None = None
+    checkpoint_every: Positive = 10
+    checkpoints_kept: Positive = 2
+
+    @model_validator(mode="after")
+    def usd_needs_a_price(self):
+        if self.usd is not None and self.usd_per_hour is None:
+            raise ValueError(f"budget.usd={self.usd} needs the price of the machine: set budget.usd_per_hour as well")
+        return self
+
+
+class Evaluation(Section):
+    """The measurement that ends a run, base against tuned: prompts kept out of training, and a suite of questions."""
+
+    heldout_prompts: Annotated[int, Field(ge=0)] = 64
+    suite: Literal["none", "microcosm"] = "none"
+    limit: Positive = 300
+
+
+class Logging(Section):
+    """Where metrics go beside the run directory (Transformers' integrations by name) and how many samples a step are
+    kept.
+    """
+
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    samples_per_step: Annotated[int, Field(ge=0)] = 4
+
+
+class Recipe(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    backend: Literal["auto", "unsloth", "transformers"] = "auto"
+    model: Model
+    lora: Lora = Lora()
+    prompts: Prompts
+    rollout: Rollout = Rollout()
+    reward: Reward
+    algorithm: Algorithm = Algorithm()
+    optimizer: Optimizer = Optimizer()
+    budget: Budget = Budget()
+    evaluation: Evaluation = Evaluation()
+    logging: Logging = Logging()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def an_empty_section_is_its_default(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @model_validator(mode="after")
+    def batches_divide(self):
+        batch, group, updates = self.rollout.batch, self.rollout.group_size, self.algorithm.updates_per_rollout
+        if batch % group:
+            raise ValueError(_does_not_divide("rollout.group_size", group, "rollout.batch", batch))
+        if batch % updates:
+            raise ValueError(_does_not_divide("algorithm.updates_per_rollout", updates, "rollout.batch", batch))
+        micro = self.optimizer.micro_batch
+        if micro != "auto" and (batch // updates) % micro:
+            whole = "rollout.batch" if updates == 1 else "rollout.batch / algorithm.updates_per_rollout"
+            raise ValueError(_does_not_divide("optimizer.micro_batch", micro, whole, batch // updates))
+        return self
+
+
+def _does_not_divide(key: str, value: int, whole_key: str, whole: int) -> str:
+    divisors = [d for d in range(2, whole + 1) if whole % d == 0]
+    nearest = min(divisors, key=lambda d: abs(d - value), default=1)
+    return f"{key}={value} does not divide {whole_key}={whole}; choose a divisor such as {nearest}"
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the project, by name: those of the checkout, or the copies inside an installed
+    package.
+    """
+    for folder in (Path(__file__).parent.parent / "recipes", Path(str(files("grlo_lite"))) / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def load(name: str, overrides: list[str]) -> Recipe:
+    """The recipe `name` (a shipped one, or a path to a YAML file) with `section.key=value` overrides applied in order.
+
+    Raises BadInput, naming the file or override, the key, the value and the mend.
+    """
+    path = _locate(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} holds no recipe: expected sections such as 'model:', found {type(content).__name__}")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise BadInput(f"the override {override!r} has no '='; write it as section.key=value, for instance seed=1")
+        _set(content, key.strip(), text, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise BadInput(f"{_where(path, overrides)}: {_explained(error.errors())}") from None
+
+
+def dumped(recipe: Recipe) -> str:
+    """The whole recipe as YAML, defaults included; `load` reads it back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _where(path: Path, overrides: list[str]) -> str:
+    return f"recipe {path.stem}" + (" with overrides" if overrides else "")
+
+
+def _locate(name: str) -> Path:
+    known = shipped()
+    if name in known:
+        return known[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise BadInput(f"the recipe {name!r} is a directory; to go on with a run, use --run-dir {name} --resume")
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"the shipped recipes are {', '.join(known)}"
+    raise BadInput(f"there is no recipe {name!r}, neither shipped nor as a file; {hint}")
+
+
+def _set(content: dict, key: str, text: str, override: str) -> None:
+    """Sets a dotted key of a nested dict in place; the value is read as YAML."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BadInput(f"the value of the override {override!r} is no YAML; put it in quotes") from None
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if content is None or not isinstance(content, dict):
+            raise BadInput(f"the override {override!r} goes below {section!r}, which is a value and not a section")
+    if isinstance(content.get(last), dict) and not isinstance(value, dict):
+        raise BadInput(
+            f"the override {override!r} would replace the section {key!r}; name one of its keys: {key}.<key>=…"
+        )
+    content[last] = value
+
+
+def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a recipe may hold."""
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from keys(annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _explained(errors: list[Any]) -> str:
+    """Pydantic's errors in the project's words: the dotted key, the value, what is expected; a key is named once."""
+    said: dict[str, str] = {}
+    for error in errors:
+        key = (
+            ".".join(str(part) for part in error["loc"] if part in _KEY_PARTS or isinstance(part, int)) or "the recipe"
+        )
+        if error["type"] == "extra_forbidden":
+            said[key] = _unknown(".".join(map(str, error["loc"])))
+        elif error["type"] == "missing":
+            said[key] = f"{key} is missing; add it to the recipe or give {key}=…"
+        elif error["type"] == "value_error":
+            said[key] = str(error["ctx"]["error"])
+        elif key in said:
+            said[key] += f", or {error['msg'][0].lower()}{error['msg'][1:]}"
+        else:
+            said[key] = f"{key}={error['input']!r} is refused: {error['msg'][0].lower()}{error['msg'][1:]}"
+    return "; ".join(said.values())
+
+
+def _unknown(key: str) -> str:
+    """What is said of a key that no recipe has: the nearest key, or the keys that its section has."""
+    known, sections = list(keys()), sorted({key.split(".")[0] for key in keys()})
+    section, dot, last = key.rpartition(".")
+    same_name = [k for k in known if k.split(".")[-1] == last]
+    nearest = difflib.get_close_matches(key, known if dot else sections, n=1, cutoff=0.6) or same_name
+    if nearest:
+        return f"{key} is not a key; did you mean {nearest[0]}?"
+    inside = [k for k in known if k.startswith(f"{section}.")] if dot else []
+    return f"{key} is not a key; known here: {', '.join(inside or sections)}"
+
+
+# Pydantic puts the alternatives of a union into an error's location; only what is a key of a recipe is shown
+_KEY_PARTS = frozenset(part for key in keys() for part in key.split("."))

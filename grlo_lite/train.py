@@ -1,0 +1,355 @@
+"""The job: `python -m grlo_lite.train [RECIPE] [section.key=value …]`.
+
+Reads top to bottom: which recipe, which run directory, prompts, policy, reward model, TRL's trainer, and the
+measurement at the end.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from grlo_lite import microcosm, prompts, rundir
+from grlo_lite import recipe as recipes
+from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
+from grlo_lite.recipe import BadInput, Recipe
+from grlo_lite.rundir import RunDir
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains, and returns the exit code. Raises BadInput where the user has to change something."""
+    arguments, overrides = _parsed(argv)
+    if arguments.resume:
+        run = rundir.to_resume(arguments.run_dir)
+        recipe, name = _resumed_recipe(run, arguments.recipe, overrides), run.path.name
+        why = f"resuming the run {run.path}"
+    else:
+        name = arguments.recipe or "microcosm"
+        recipe = recipes.load(name, overrides)
+        why = (
+            "named on the command line"
+            if arguments.recipe
+            else "none was named, and the built-in miniature world runs anywhere"
+        )
+        name = Path(name).stem
+    print(f"recipe {name}: {why}", flush=True)
+
+    models = (_model_path(recipe.model.name, microcosm.POLICY), _model_path(recipe.reward.name, microcosm.REWARD))
+    settle_libraries(offline=all(Path(path).exists() for path in models))
+    train_rows, heldout_rows = _prompt_rows(recipe)
+    if arguments.dry_run:
+        return _dry_run(recipe, train_rows)
+    if not arguments.resume:
+        run = rundir.create(arguments.run_dir or rundir.default_path(name))
+    print(f"run directory {run.path}", flush=True)
+    try:
+        return _train(recipe, name, run, train_rows, heldout_rows)
+    finally:
+        rundir.discard_if_unused(run)
+
+
+def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m grlo_lite.train",
+        allow_abbrev=False,
+        description="Reinforcement learning from a reward model on chat prompts, on one GPU or a CPU.",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RECIPE | section.key=value",
+        help="a shipped recipe or a YAML file, and overrides of its keys",
+    )
+    parser.add_argument("--run-dir", type=Path, help="where the run lives (default: runs/<recipe>-<time>)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --run-dir, or with the newest unfinished one"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved recipe, what it will do and the first prompt; load no weights",
+    )
+    arguments = parser.parse_args(argv)
+    overrides = [word for word in arguments.words if "=" in word]
+    named = [word for word in arguments.words if "=" not in word]
+    if len(named) > 1:
+        raise BadInput(
+            f"{named[1]!r} has no '=' and the recipe is {named[0]!r} already; write an override as section.key=value"
+        )
+    arguments.recipe = named[0] if named else None
+    return arguments, overrides
+
+
+def _resumed_recipe(run: RunDir, named: str | None, overrides: list[str]) -> Recipe:
+    """The run's own recipe; its budget alone may be changed, for nothing else could be changed and still be the same
+    run.
+    """
+    changes = [override for override in overrides if not override.startswith("budget.")]
+    if named or changes:
+        raise BadInput(f"a resumed run keeps its recipe; leave out {named or changes[0]!r} (only budget.… may change)")
+    recipe = recipes.load(str(run.recipe), overrides)
+    if overrides:
+        rundir.write_atomically(run.recipe, recipes.dumped(recipe))
+    return recipe
+
+
+def _model_path(name: str, shipped: Path) -> str:
+    """`microcosm` means the shipped model; a path must exist; all else is a model of the Hub."""
+    if name == "microcosm":
+        return str(shipped)
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise BadInput(
+            f"there is no model at {name!r}; give a directory, a Hub id such as Qwen/Qwen3-4B-Base, or microcosm"
+        )
+    return name
+
+
+def _prompt_rows(recipe: Recipe) -> tuple[list[prompts.Messages], list[prompts.Messages]]:
+    """The prompts that fit, split into those to train on and those to measure on."""
+    from grlo_lite.policy import formatted, load_tokenizer
+
+    rows = prompts.load(recipe.prompts.source, recipe.prompts.limit)
+    tokenizer = load_tokenizer(_model_path(recipe.model.name, microcosm.POLICY), recipe.model.revision)
+
+    def token_count(messages: prompts.Messages) -> int:
+        return len(tokenizer(formatted(tokenizer, messages), add_special_tokens=False)["input_ids"])
+
+    fitting, over = prompts.fitted(rows, token_count, recipe.prompts.max_tokens, recipe.prompts.overlong)
+    if over:
+        done = "cut to their ends" if recipe.prompts.overlong == "truncate" else "left out"
+        print(f"prompts: {over} of {len(rows)} were longer than prompts.max_tokens={recipe.prompts.max_tokens}, {done}")
+    train_rows, heldout_rows = prompts.split(fitting, recipe.evaluation.heldout_prompts, recipe.seed)
+    print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
+    return train_rows, heldout_rows
+
+
+def _dry_run(recipe: Recipe, rows: list[prompts.Messages]) -> int:
+    from grlo_lite.policy import formatted, load_tokenizer
+
+    tokenizer = load_tokenizer(_model_path(recipe.model.name, microcosm.POLICY), recipe.model.revision)
+    steps, rollout = recipe.budget.steps, recipe.rollout
+    groups = rollout.batch // rollout.group_size
+    print(f"\n{recipes.dumped(recipe)}")
+    print(f"plan: {steps} steps of {rollout.batch} rollouts ({groups} prompts × {rollout.group_size} completions),")
+    print(f"at most {steps * rollout.batch * rollout.max_tokens:,} generated tokens\n")
+    first = prompts.ordered(rows, 1, recipe.seed)[0]
+    print(f"the first prompt, as the policy sees it:\n{formatted(tokenizer, first)}")
+    return 0
+
+
+def _train(recipe: Recipe, name: str, run: RunDir, train_rows: list, heldout_rows: list) -> int:
+    # 1. Nothing is fetched where everything is here; Unsloth is imported before all it patches
+    from grlo_lite import hardware
+    from grlo_lite import policy as policies
+    from grlo_lite import reward as reward_models
+
+    device = hardware.device()
+    backend = policies.chosen_backend(recipe.backend, device)
+    if backend == "unsloth":
+        policies.import_unsloth()
+
+    # 2. The policy and, beside it, the reward model
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    policy = policies.load(
+        _model_path(recipe.model.name, microcosm.POLICY),
+        recipe.model.revision,
+        recipe.model.quantization,
+        recipe.lora,
+        backend,
+        device,
+        recipe.prompts.max_tokens + recipe.rollout.max_tokens,
+        recipe.seed,
+    )
+    reward_model = reward_models.load(
+        _model_path(recipe.reward.name, microcosm.REWARD),
+        recipe.reward.revision,
+        recipe.reward.quantization,
+        device,
+        recipe.reward.max_tokens,
+        16_384 if recipe.reward.tokens_per_batch == "auto" else recipe.reward.tokens_per_batch,
+    )
+    rewards = reward_models.RewardFunction(
+        reward_model,
+        policies.stop_token_ids(policy.tokenizer),
+        recipe.reward.truncated,
+        recipe.reward.length_penalty,
+        recipe.reward.length_free,
+        recipe.seed if recipe.reward.shuffle else None,
+    )
+
+    # 3. The run directory, as far as it can be written now
+    from grlo_lite import algorithm, environment
+    from grlo_lite.guards import Stops
+    from grlo_lite.journal import Journal
+
+    checkpoint = _begin(run, recipe, environment.facts(policy, reward_model, train_rows, recipe.seed))
+    before = rundir.read_lines(run.metrics)[-1] if checkpoint else {}
+
+    # 4. TRL's trainer, composed of these
+    stops = Stops(recipe.budget, recipe.algorithm.updates_per_rollout, before.get("elapsed_seconds", 0.0))
+    journal = Journal(
+        run,
+        rewards,
+        recipe.budget,
+        recipe.algorithm.updates_per_rollout,
+        recipe.logging.samples_per_step,
+        lambda: stops.elapsed_seconds,
+        (before.get("rollouts", 0), before.get("generated_tokens", 0)),
+    )
+    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, stops], device)
+
+    # 5. Training; an interruption leaves through the same door, with a checkpoint saved
+    stops.listen()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stops.because == "interrupted":
+        print(f"interrupted; go on with: python -m grlo_lite.train --run-dir {run.path} --resume")
+        return INTERRUPTED
+
+    # 6. The adapter, the measurement, and last of all the summary
+    evaluation = _measured(recipe, policy, reward_model, heldout_rows)
+    policies.save_adapter(policy.model, policy.tokenizer, run.adapter, model_card(recipe, name, evaluation))
+    rundir.write_json(run.evaluation, evaluation)
+    rundir.write_json(run.summary, _summary(recipe, name, run, stops))
+    print(closing_table(evaluation, run))
+    return 0
+
+
+def _begin(run: RunDir, recipe: Recipe, facts: dict[str, Any]) -> Path | None:
+    """Writes what is known before the first step, or, in a run that is resumed, finds the checkpoint to go on from.
+
+    Raises BadInput where a resumed run's prompts or chat template are no longer those it began with.
+    """
+    if not run.environment.exists():
+        rundir.write_atomically(run.recipe, recipes.dumped(recipe))
+        rundir.write_json(run.environment, facts)
+        return None
+    began_with = json.loads(run.environment.read_text(encoding="utf-8"))
+    for key, mend in {"prompts_sha256": "prompts.source", "template_sha256": "model.name"}.items():
+        if began_with[key] != facts[key]:
+            raise BadInput(f"the run {run.path} began with another {key}; what {mend} names has changed since")
+    checkpoints = run.complete_checkpoints()
+    run.cut_lines_after(int(checkpoints[-1].name[5:]) if checkpoints else 0)
+    return checkpoints[-1] if checkpoints else None
+
+
+def _measured(recipe: Recipe, policy: Any, reward_model: Any, heldout_rows: list) -> dict[str, Any]:
+    """Base against tuned on the held-out prompts and on the recipe's suite, as evaluation.json holds it."""
+    from grlo_lite import measure
+    from grlo_lite import policy as policies
+
+    sampling = {
+        "max_tokens": recipe.rollout.max_tokens,
+        "rows_at_once": recipe.rollout.batch if policy.model.device.type == "cuda" else 512,
+    }
+
+    def formatted(messages: prompts.Messages) -> str:
+        return policies.formatted(policy.tokenizer, messages)
+
+    heldout, accuracies = None, {}
+    if len(heldout_rows) > 1:
+        print(f"measuring: {len(heldout_rows)} held-out prompts, base and tuned", flush=True)
+        heldout = measure.heldout_reward(
+            policy.model, policy.tokenizer, heldout_rows, formatted, reward_model.score, seed=recipe.seed, **sampling
+        )
+    if recipe.evaluation.suite == "microcosm":
+        print(f"measuring: {recipe.evaluation.limit} questions a domain, base and tuned", flush=True)
+        accuracies = measure.microcosm_accuracies(
+            policy.model, policy.tokenizer, formatted, recipe.evaluation.limit, recipe.seed, **sampling
+        )
+    return measure.evaluation(recipe.evaluation.suite, heldout, accuracies)
+
+
+def _summary(recipe: Recipe, name: str, run: RunDir, stops: Any) -> dict[str, Any]:
+    first, *_, last = [rundir.read_lines(run.metrics)[i] for i in (0, -1)]
+    hours = stops.elapsed_seconds / 3600
+    price = recipe.budget.usd_per_hour
+    return {
+        "recipe": name,
+        "steps": last["step"],
+        "rollouts": last["rollouts"],
+        "generated_tokens": last["generated_tokens"],
+        "wall_seconds": stops.elapsed_seconds,
+        "gpu_hours": hours if "peak_vram_gib" in last else 0.0,
+        **({"cost_usd": hours * price} if price else {}),
+        "reward_first": first["reward_mean"],
+        "reward_last": last["reward_mean"],
+        "stopped_because": stops.because,
+        "adapter_sha256": rundir.file_sha256(run.adapter / "adapter_model.safetensors"),
+    }
+
+
+def closing_table(evaluation: dict[str, Any], run: RunDir) -> str:
+    """The last lines of a run: base against tuned with 95 % intervals, and what to type next."""
+    rows = [("", "questions", "base", "tuned", "difference", "95 % interval")]
+    for task in evaluation["tasks"]:
+        rows.append((f"{task['domain']} ({task['metric']})", str(task["n"]), *_numbers(task)))
+    if "average" in evaluation:
+        rows.append(("average accuracy", "", *_numbers(evaluation["average"])))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    commands = (
+        f"head -n 4 {run.samples}",
+        "python -m grlo_lite.train seed=1",
+        "python -m grlo_lite.train reward.shuffle=true",
+    )
+    notes = (
+        "what was said at the first step",
+        "the same with another seed",
+        "the control: shuffled rewards must teach nothing",
+    )
+    width = max(map(len, commands))
+    following = [f"  {command.ljust(width)}  # {note}" for command, note in zip(commands, notes, strict=True)]
+    return "\n".join(["", *lines, "", f"the adapter is in {run.adapter}; next:", *following])
+
+
+def _numbers(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{row['base']:.3f}",
+        f"{row['tuned']:.3f}",
+        f"{row['difference']:+.3f}",
+        f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]",
+    )
+
+
+def model_card(recipe: Recipe, name: str, evaluation: dict[str, Any]) -> str:
+    """The adapter's README: what it is, how to load it, what was measured."""
+    base = _model_path(recipe.model.name, microcosm.POLICY)
+    quantized = ", quantization_config=nf4" if recipe.model.quantization == "nf4" else ""
+    return f"""---
+base_model: {base}
+library_name: peft
+tags: [grlo, lora, trl, {recipe.algorithm.name}]
+---
+
+# {name}
+
+A LoRA adapter (rank {recipe.lora.rank}) trained with grlo_lite by {recipe.algorithm.name.upper()} against the
+reward model `{recipe.reward.name}` on the prompts of `{recipe.prompts.source}`, seed {recipe.seed}. The base model was in
+{"NF4 with double quantization" if quantized else "full precision"}; load it the same way:
+
+```python
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer, BitsAndBytesConfig
+
+nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+model = AutoPeftModelForCausalLM.from_pretrained("ADAPTER"{quantized})
+tokenizer = AutoTokenizer.from_pretrained("ADAPTER")
+```
+
+| | n | base | tuned | difference | 95 % interval |
+| --- | --- | --- | --- | --- | --- |
+""" + "".join(
+        f"| {task['domain']} ({task['metric']}) | {task['n']} | {' | '.join(_numbers(task))} |\n"
+        for task in evaluation["tasks"]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

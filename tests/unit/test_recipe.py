@@ -1,0 +1,111 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from grlo_lite import recipe
+
+SHIPPED = sorted(recipe.shipped())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads_and_survives_being_written_out(name, tmp_path):
+    loaded = recipe.load(name, [])
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(recipe.dumped(loaded))
+    assert recipe.load(str(copy), []) == loaded
+
+
+def test_an_override_changes_one_key_and_nothing_else():
+    plain, changed = recipe.load("microcosm", []), recipe.load("microcosm", ["optimizer.learning_rate=3e-4"])
+    assert changed.optimizer.learning_rate == 3e-4
+    expected = plain.model_copy(update={"optimizer": plain.optimizer.model_copy(update={"learning_rate": 3e-4})})
+    assert changed == expected
+
+
+def test_the_last_override_wins():
+    assert recipe.load("microcosm", ["seed=1", "seed=2"]).seed == 2
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(Exception, match="frozen"):
+        recipe.load("microcosm", []).seed = 3
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("optimizer.learning_rat=1", "optimizer.learning_rat is not a key; did you mean optimizer.learning_rate?"),
+        ("reward.truncated.valu=1", "did you mean reward.truncated.value?"),
+        ("optimzer.learning_rate=1", "did you mean optimizer?"),
+        ("learning_rate=1", "did you mean optimizer.learning_rate?"),
+        ("zzz=1", "zzz is not a key"),
+        ("rollout.group_size=7", "rollout.group_size=7 does not divide rollout.batch=32; choose a divisor such as 8"),
+        (
+            "optimizer.micro_batch=5",
+            "optimizer.micro_batch=5 does not divide rollout.batch=32; choose a divisor such as 4",
+        ),
+        ("algorithm.updates_per_rollout=3", "does not divide rollout.batch=32; choose a divisor such as 2"),
+        ("seed=x", "seed='x'"),
+        ("seed=-1", "seed=-1"),
+        ("rollout.top_p=2", "rollout.top_p=2"),
+        ("optimizer.learning_rate=.nan", "optimizer.learning_rate=nan"),
+        ("algorithm.name=ppo", "algorithm.name='ppo' is refused: input should be 'grpo' or 'rloo'"),
+        ("budget.usd=3", "set budget.usd_per_hour"),
+        ("model=3", "name one of its keys"),
+        ("seed", "has no '='"),
+        ("seed=[", "is no YAML"),
+        ("seed.x=1", "seed={'x': 1} is refused"),
+        ("model.name.x=1", "which is a value and not a section"),
+    ],
+)
+def test_a_mistake_is_named_with_its_mend(override, told):
+    with pytest.raises(recipe.BadInput) as refused:
+        recipe.load("microcosm", [override])
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_rloo_refuses_a_loss_it_does_not_have():
+    with pytest.raises(recipe.BadInput, match="algorithm.loss=dapo has no meaning with algorithm.name=rloo"):
+        recipe.load("microcosm", ["algorithm.name=rloo", "algorithm.loss=dapo"])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a: [", "is not a YAML file"),
+        ("just words", "holds no recipe"),
+        ("", "holds no recipe"),
+        ("model: {name: microcosm}", "prompts is missing"),
+        ("model: microcosm", "model='microcosm'"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, told):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(recipe.BadInput, match="mine") as refused:
+        recipe.load(str(path), [])
+    assert told in str(refused.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(recipe.BadInput, match="did you mean 'microcosm'"):
+        recipe.load("microcosmos", [])
+
+
+def test_a_typo_answers_in_under_a_second_and_without_torch(tmp_path):
+    program = (
+        "import sys; from grlo_lite.train import main; from grlo_lite.cli import run_command; code = run_command(main)"
+    )
+    program += "; print('torch' in sys.modules, code)"
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program, "microcosm", "sed=1"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert time.monotonic() - began < 1
+    assert done.stdout.split()[-2:] == ["False", "2"]
+    assert "did you mean seed?" in done.stderr
+    assert list(Path(tmp_path).iterdir()) == []

@@ -1,0 +1,211 @@
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+)
+
+from grlo_lite import microcosm, reward
+from grlo_lite.recipe import BadInput, Truncated
+
+SHAPE = {
+    "vocab_size": 1000,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_labels": 1,
+}
+KINDS = {
+    "llama": (LlamaConfig, LlamaForSequenceClassification),
+    "qwen2": (Qwen2Config, Qwen2ForSequenceClassification),
+    "qwen3": (Qwen3Config, Qwen3ForSequenceClassification),
+}
+
+
+def conversations(count):
+    rng = np.random.default_rng(0)
+    said = [
+        " ".join(rng.choice(["river", "is", "wide", "First,", "um", "so"], size=rng.integers(1, 60)))
+        for _ in range(count)
+    ]
+    return [
+        [{"role": "user", "content": f"Tell me {i}."}, {"role": "assistant", "content": s}] for i, s in enumerate(said)
+    ]
+
+
+def one_by_one(model, ids):
+    """A plain fp32 forward of one unpadded sequence through the model's own head, read at its last token."""
+    hidden = model.base_model(input_ids=torch.tensor([ids]), use_cache=False)[0]
+    return model.score(hidden[:, -1])[0, 0].item()
+
+
+@pytest.fixture
+def tokenizer():
+    return AutoTokenizer.from_pretrained(microcosm.REWARD)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pad", ["<|endoftext|>", "<|im_end|>"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("budget", [1, 300, 100_000])
+def test_scores_equal_a_plain_one_by_one_reference(kind, pad, side, budget, tokenizer):
+    config, build = KINDS[kind]
+    torch.manual_seed(0)
+    tokenizer.pad_token, tokenizer.padding_side = pad, side
+    model = build(config(**SHAPE, pad_token_id=tokenizer.pad_token_id)).eval()
+    scorer = reward.RewardModel(model, tokenizer, max_tokens=512, tokens_per_batch=budget)
+    asked = conversations(64)
+    with torch.inference_mode():
+        expected = [one_by_one(model, scorer.token_ids(c)) for c in asked]
+    assert np.ptp(expected) > 0.01
+    assert scorer.score(asked) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_end_of_a_long_answer_is_kept_and_the_left_of_the_prompt_cut(tokenizer):
+    scorer = reward.RewardModel(_tiny(), tokenizer, max_tokens=12, tokens_per_batch=100)
+    long = [{"role": "user", "content": "first " * 40}, {"role": "assistant", "content": "the very last"}]
+    text = tokenizer.decode(scorer.token_ids(long))
+    assert len(scorer.token_ids(long)) == 12
+    assert text.endswith("the very last<|im_end|>\n")
+
+
+@pytest.mark.parametrize("in_template", [True, False])
+def test_exactly_one_bos(tokenizer, in_template):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.bos_token = "<|im_start|>"  # any special token will do to stand for a BOS
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
+    )
+    tokenizer.chat_template = (
+        "<|im_start|>" if in_template else ""
+    ) + "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    scorer = reward.RewardModel(_tiny(), tokenizer, max_tokens=10, tokens_per_batch=100)
+    for words in ("river", "river " * 30):
+        ids = scorer.token_ids([{"role": "user", "content": words}])
+        assert ids.count(tokenizer.bos_token_id) == 1
+        assert ids[0] == tokenizer.bos_token_id
+        assert len(ids) <= 10
+
+
+def test_identical_texts_are_scored_once_and_order_is_kept(tokenizer):
+    scorer = reward.RewardModel(_tiny(), tokenizer, max_tokens=512, tokens_per_batch=10_000)
+    rows = []
+    plain = scorer._scores_of
+    scorer._scores_of = lambda batch: rows.extend(batch) or plain(batch)
+    a, b = conversations(2)
+    scores = scorer.score([b, a, b, b])
+    assert len(rows) == 2
+    assert scores[0] == scores[2] == scores[3] != scores[1]
+
+
+def test_a_score_that_is_not_finite_stops_and_names_the_prompt(tokenizer):
+    model = _tiny()
+    scorer = reward.RewardModel(model, tokenizer, max_tokens=512, tokens_per_batch=100)
+    torch.nn.init.constant_(model.score.weight, float("nan"))
+    with pytest.raises(reward.RewardError, match=r"nan for the prompt 'Tell me 0\.'"):
+        scorer.score(conversations(1))
+
+
+def test_batches_stay_under_the_budget_of_padded_tokens():
+    rows = [[0] * n for n in (1, 2, 3, 3, 9, 30)]
+    batches = reward.batches_under_budget(rows, 10)
+    assert [[len(r) for r in b] for b in batches] == [[1, 2, 3], [3], [9], [30]]
+
+
+@pytest.mark.parametrize(
+    ("truncated", "expected"),
+    [
+        (Truncated(mode="penalty", value=1), [2.0, -2.0, -1.0]),  # the lowest raw score is -1
+        (Truncated(mode="floor", value=-9), [2.0, -9.0, -1.0]),
+        (Truncated(mode="score", value=0.5), [2.0, 4.5, -1.0]),
+    ],
+)
+def test_what_a_truncated_answer_earns(truncated, expected):
+    raw, cut, tokens = np.array([2.0, 5.0, -1.0]), np.array([False, True, False]), np.array([10, 48, 20])
+    assert reward.shaped_rewards(raw, cut, tokens, truncated, 0.0, 0).tolist() == expected
+
+
+def test_the_length_penalty_by_hand():
+    raw, tokens = np.array([1.0, 1.0, 1.0]), np.array([100, 1000, 3000])
+    shaped = reward.shaped_rewards(raw, np.zeros(3, bool), tokens, Truncated(), length_penalty=2.0, length_free=1000)
+    assert shaped.tolist() == [1.0, 1.0, 1.0 - 2.0 * 2]
+
+
+@pytest.mark.parametrize(
+    ("ids", "share"), [([1, 2, 3], 0), ([1, 2, 3, 4, 5], 0), ([7] * 8, 1 - 1 / 5), ([1, 2, 3, 4] * 2, 1 / 5)]
+)
+def test_repeated_4grams_by_hand(ids, share):
+    assert reward.repeated_4grams(ids) == pytest.approx(share)
+
+
+def test_the_reward_function_tells_truncated_answers_from_finished_ones():
+    made = _function()
+    rewards = made([[{"role": "user", "content": "?"}]] * 2, _said("a", "b"), [[5, 6, 2], [5, 6, 7]])
+    assert made.last.truncated_B.tolist() == [False, True]
+    assert made.last.tokens_B.tolist() == [3, 3]
+    assert rewards == made.last.rewards_B.tolist() == [1.0, 0.0]  # the second: lowest raw score 1, less 1
+
+
+def test_shuffling_permutes_the_rewards_anew_at_each_step_and_repeats_by_seed():
+    class State:
+        global_step = 0
+
+    prompts, said, ids = [[{"role": "user", "content": "?"}]] * 20, _said(*map(str, range(20))), [[5, 2]] * 20
+    orders = []
+    for State.global_step in (0, 1, 0):
+        orders.append(_function(shuffle_seed=3)(prompts, said, ids, trainer_state=State))
+    assert sorted(orders[0]) == sorted(orders[1]) == [float(i + 1) for i in range(20)]
+    assert orders[0] != orders[1]
+    assert orders[0] == orders[2]
+
+
+def test_models_without_a_one_logit_head_are_refused(tmp_path, tokenizer):
+    config = Qwen3Config(**{**SHAPE, "num_labels": 2})
+    Qwen3ForSequenceClassification(config).save_pretrained(tmp_path / "two")
+    tokenizer.save_pretrained(tmp_path / "two")
+    for path, told in [
+        (tmp_path / "two", "with 2 labels"),
+        (microcosm.POLICY, "Qwen3ForCausalLM"),
+        (tmp_path, "cannot be loaded"),
+    ]:
+        with pytest.raises(BadInput, match=told):
+            reward.load(str(path), "main", "nf4", torch.device("cpu"), 512, 1000)
+
+
+def test_the_microcosms_reward_model_is_nf4_with_a_float_head():
+    from bitsandbytes.nn import Linear4bit
+
+    model = reward.load(str(microcosm.REWARD), "main", "nf4", torch.device("cpu"), 512, 1000).model
+    quantized = [m for m in model.modules() if isinstance(m, Linear4bit)]
+    assert len(quantized) == 7 * model.config.num_hidden_layers
+    assert {m.weight.quant_type for m in quantized} == {"nf4"}
+    assert not any(m.support_avx512bf16_for_cpu for m in quantized)
+    assert model.score.weight.dtype == torch.float32
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def _tiny():
+    torch.manual_seed(0)
+    return Qwen3ForSequenceClassification(Qwen3Config(**SHAPE)).eval()
+
+
+def _said(*texts):
+    return [[{"role": "assistant", "content": text}] for text in texts]
+
+
+def _function(shuffle_seed=None):
+    class Counting:
+        def score(self, asked):
+            return [float(i + 1) for i in range(len(asked))]
+
+    return reward.RewardFunction(Counting(), [2], Truncated(mode="penalty", value=1), 0.0, 0, shuffle_seed)
