@@ -10,13 +10,14 @@ from typing import Any
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "unsloth", "unsloth_zoo")
 
 
-def facts(policy: Any, reward_model: Any, rows: list, seed: int) -> dict[str, Any]:
+def facts(recipe_name: str, policy: Any, reward_model: Any, rows: list, seed: int) -> dict[str, Any]:
     """Versions, device, seed, model commits, and hashes of the prompt set and the chat template."""
     import torch
 
     from grlo_lite.prompts import prompt_hash
 
     return {
+        "recipe": recipe_name,
         "versions": {"python": platform.python_version(), **_versions()},
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()

@@ -33,6 +33,11 @@ class Stops(TrainerCallback):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
+    def ignore(self) -> None:
+        """Gives both signals back to Python: after training there is no step to finish."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     def _on_signal(self, number: int, _: Any) -> None:
         self.interrupted = True
         signal.signal(number, signal.SIG_DFL)

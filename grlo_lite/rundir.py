@@ -30,6 +30,12 @@ class RunDir:
         self.evaluation = path / "evaluation.json"
         self.summary = path / "summary.json"
 
+    def recipe_name(self) -> str:
+        """What the run's recipe was called; the directory's name where it stopped before that was written."""
+        if self.environment.is_file():
+            return json.loads(self.environment.read_text(encoding="utf-8"))["recipe"]
+        return self.path.name
+
     @property
     def finished(self) -> bool:
         return self.summary.is_file()

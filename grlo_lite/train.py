@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments, overrides = _parsed(argv)
     if arguments.resume:
         run = rundir.to_resume(arguments.run_dir)
-        recipe, name = _resumed_recipe(run, arguments.recipe, overrides), run.path.name
+        recipe, name = _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name()
         why = f"resuming the run {run.path}"
     else:
         name = arguments.recipe or "microcosm"
@@ -35,16 +35,20 @@ def main(argv: list[str] | None = None) -> int:
         name = Path(name).stem
     print(f"recipe {name}: {why}", flush=True)
 
-    models = (_model_path(recipe.model.name, microcosm.POLICY), _model_path(recipe.reward.name, microcosm.REWARD))
+    models = (_policy_path(recipe), _reward_path(recipe))
     settle_libraries(offline=all(Path(path).exists() for path in models))
-    train_rows, heldout_rows = _prompt_rows(recipe)
     if arguments.dry_run:
-        return _dry_run(recipe, train_rows)
+        return _dry_run(recipe)
+    device, backend = _device_and_backend(recipe)
+    train_rows, heldout_rows = _prompt_rows(recipe)
     if not arguments.resume:
         run = rundir.create(arguments.run_dir or rundir.default_path(name))
     print(f"run directory {run.path}", flush=True)
     try:
-        return _train(recipe, name, run, train_rows, heldout_rows)
+        return _train(recipe, name, run, device, backend, train_rows, heldout_rows)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with: python -m grlo_lite.train --run-dir {run.path} --resume")
+        return INTERRUPTED
     finally:
         rundir.discard_if_unused(run)
 
@@ -94,13 +98,21 @@ def _resumed_recipe(run: RunDir, named: str | None, overrides: list[str]) -> Rec
     return recipe
 
 
-def _model_path(name: str, shipped: Path) -> str:
+def _policy_path(recipe: Recipe) -> str:
+    return _model_path("model.name", recipe.model.name, microcosm.POLICY)
+
+
+def _reward_path(recipe: Recipe) -> str:
+    return _model_path("reward.name", recipe.reward.name, microcosm.REWARD)
+
+
+def _model_path(key: str, name: str, shipped: Path) -> str:
     """`microcosm` means the shipped model; a path must exist; all else is a model of the Hub."""
     if name == "microcosm":
         return str(shipped)
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise BadInput(
-            f"there is no model at {name!r}; give a directory, a Hub id such as Qwen/Qwen3-4B-Base, or microcosm"
+            f"{key}={name!r}: there is no such directory; give one, a Hub id such as Qwen/Qwen3-4B-Base, or microcosm"
         )
     return name
 
@@ -110,7 +122,7 @@ def _prompt_rows(recipe: Recipe) -> tuple[list[prompts.Messages], list[prompts.M
     from grlo_lite.policy import formatted, load_tokenizer
 
     rows = prompts.load(recipe.prompts.source, recipe.prompts.limit)
-    tokenizer = load_tokenizer(_model_path(recipe.model.name, microcosm.POLICY), recipe.model.revision)
+    tokenizer = load_tokenizer(_policy_path(recipe), recipe.model.revision)
 
     def token_count(messages: prompts.Messages) -> int:
         return len(tokenizer(formatted(tokenizer, messages), add_special_tokens=False)["input_ids"])
@@ -124,10 +136,25 @@ def _prompt_rows(recipe: Recipe) -> tuple[list[prompts.Messages], list[prompts.M
     return train_rows, heldout_rows
 
 
-def _dry_run(recipe: Recipe, rows: list[prompts.Messages]) -> int:
+def _device_and_backend(recipe: Recipe) -> tuple[Any, str]:
+    """Where the run computes and who loads its policy; imports Unsloth, if it is that, before all that Unsloth patches."""
+    from grlo_lite import hardware, policy as policies
+
+    device = hardware.device()
+    backend = policies.chosen_backend(recipe.backend, device)
+    if backend == "unsloth":
+        policies.import_unsloth()
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    return device, backend
+
+
+def _dry_run(recipe: Recipe) -> int:
     from grlo_lite.policy import formatted, load_tokenizer
 
-    tokenizer = load_tokenizer(_model_path(recipe.model.name, microcosm.POLICY), recipe.model.revision)
+    rows, _ = _prompt_rows(recipe)
+    tokenizer = load_tokenizer(_policy_path(recipe), recipe.model.revision)
     steps, rollout = recipe.budget.steps, recipe.rollout
     groups = rollout.batch // rollout.group_size
     print(f"\n{recipes.dumped(recipe)}")
@@ -138,23 +165,16 @@ def _dry_run(recipe: Recipe, rows: list[prompts.Messages]) -> int:
     return 0
 
 
-def _train(recipe: Recipe, name: str, run: RunDir, train_rows: list, heldout_rows: list) -> int:
-    # 1. Nothing is fetched where everything is here; Unsloth is imported before all it patches
-    from grlo_lite import hardware
-    from grlo_lite import policy as policies
-    from grlo_lite import reward as reward_models
+def _train(
+    recipe: Recipe, name: str, run: RunDir, device: Any, backend: str, train_rows: list, heldout_rows: list
+) -> int:
+    from grlo_lite import algorithm, environment, policy as policies, reward as reward_models
+    from grlo_lite.guards import Stops
+    from grlo_lite.journal import Journal
 
-    device = hardware.device()
-    backend = policies.chosen_backend(recipe.backend, device)
-    if backend == "unsloth":
-        policies.import_unsloth()
-
-    # 2. The policy and, beside it, the reward model
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
+    # 1. The policy and, beside it, the reward model
     policy = policies.load(
-        _model_path(recipe.model.name, microcosm.POLICY),
+        _policy_path(recipe),
         recipe.model.revision,
         recipe.model.quantization,
         recipe.lora,
@@ -164,7 +184,7 @@ def _train(recipe: Recipe, name: str, run: RunDir, train_rows: list, heldout_row
         recipe.seed,
     )
     reward_model = reward_models.load(
-        _model_path(recipe.reward.name, microcosm.REWARD),
+        _reward_path(recipe),
         recipe.reward.revision,
         recipe.reward.quantization,
         device,
@@ -180,15 +200,11 @@ def _train(recipe: Recipe, name: str, run: RunDir, train_rows: list, heldout_row
         recipe.seed if recipe.reward.shuffle else None,
     )
 
-    # 3. The run directory, as far as it can be written now
-    from grlo_lite import algorithm, environment
-    from grlo_lite.guards import Stops
-    from grlo_lite.journal import Journal
-
-    checkpoint = _begin(run, recipe, environment.facts(policy, reward_model, train_rows, recipe.seed))
+    # 2. The run directory, as far as it can be written now
+    checkpoint = _begin(run, recipe, environment.facts(name, policy, reward_model, train_rows, recipe.seed))
     before = rundir.read_lines(run.metrics)[-1] if checkpoint else {}
 
-    # 4. TRL's trainer, composed of these
+    # 3. TRL's trainer, composed of these
     stops = Stops(recipe.budget, recipe.algorithm.updates_per_rollout, before.get("elapsed_seconds", 0.0))
     journal = Journal(
         run,
@@ -201,14 +217,14 @@ def _train(recipe: Recipe, name: str, run: RunDir, train_rows: list, heldout_row
     )
     trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, stops], device)
 
-    # 5. Training; an interruption leaves through the same door, with a checkpoint saved
+    # 4. Training; an interruption leaves through the same door, with a checkpoint saved
     stops.listen()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    stops.ignore()
     if stops.because == "interrupted":
-        print(f"interrupted; go on with: python -m grlo_lite.train --run-dir {run.path} --resume")
-        return INTERRUPTED
+        raise KeyboardInterrupt
 
-    # 6. The adapter, the measurement, and last of all the summary
+    # 5. The adapter, the measurement, and last of all the summary
     evaluation = _measured(recipe, policy, reward_model, heldout_rows)
     policies.save_adapter(policy.model, policy.tokenizer, run.adapter, model_card(recipe, name, evaluation))
     rundir.write_json(run.evaluation, evaluation)
@@ -319,7 +335,7 @@ def _numbers(row: dict[str, Any]) -> tuple[str, ...]:
 
 def model_card(recipe: Recipe, name: str, evaluation: dict[str, Any]) -> str:
     """The adapter's README: what it is, how to load it, what was measured."""
-    base = _model_path(recipe.model.name, microcosm.POLICY)
+    base = _policy_path(recipe)
     quantized = ", quantization_config=nf4" if recipe.model.quantization == "nf4" else ""
     return f"""---
 base_model: {base}

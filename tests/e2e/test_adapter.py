@@ -1,0 +1,107 @@
+"""Really 4-bit, really LoRA, and an adapter that is everybody's."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from grlo_lite import algorithm, microcosm, policy, prompts, recipe, reward
+from grlo_lite.journal import Journal
+from grlo_lite.microcosm import world
+from grlo_lite.recipe import Lora
+from grlo_lite.rundir import create
+
+CPU = torch.device("cpu")
+
+BARE_SCRIPT = """
+import json, sys
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer, BitsAndBytesConfig
+nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+adapter, prompts = sys.argv[1], json.loads(sys.stdin.read())
+model = AutoPeftModelForCausalLM.from_pretrained(adapter, quantization_config=nf4, dtype=torch.float32).eval()
+tokenizer = AutoTokenizer.from_pretrained(adapter)
+answers = []
+for prompt in prompts:
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    out = model.generate(**ids, do_sample=False, max_new_tokens=48)
+    answers.append(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+print(json.dumps(answers))
+"""
+
+
+def trained_weights(path):
+    return load_file(path / "adapter" / "adapter_model.safetensors")
+
+
+def test_the_whole_adapter_is_fp32_and_moved(trained):
+    tuned = trained_weights(trained[0])
+    values = recipe.load(str(trained[0] / "recipe.yaml"), [])
+    fresh = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 256, values.seed)
+    before = {n.replace(".default.", "."): p for n, p in fresh.model.named_parameters() if p.requires_grad}
+    assert len(tuned) == 2 * 7 * 4
+    assert set(tuned) == set(before)
+    for name, tensor in tuned.items():
+        assert tensor.dtype == torch.float32
+        assert (tensor != before[name]).float().mean() > 0.999, name
+
+
+def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
+    values = recipe.load("microcosm", ["budget.steps=2"])
+    made = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
+    judge = reward.load(str(microcosm.REWARD), "main", "nf4", CPU, 512, 16_384)
+    rewards = reward.RewardFunction(judge, policy.stop_token_ids(made.tokenizer), values.reward.truncated, 0.0, 0, None)
+    run = create(tmp_path / "r")
+    journal = Journal(run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0))
+    before = frozen_bytes(made.model), frozen_bytes(judge.model)
+    rows = prompts.load("microcosm", None)
+    algorithm.trainer(values, run.partial, made, rewards, rows, [journal], CPU).train()
+    assert len(before[0]) == 28 + 18  # 28 quantized layers; embeddings (the tied head with them) and 17 norms
+    assert (frozen_bytes(made.model), frozen_bytes(judge.model)) == before
+
+
+def frozen_bytes(model):
+    def digest(tensor):
+        return hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+    return {name: digest(p) for name, p in model.named_parameters() if not p.requires_grad}
+
+
+def test_a_bare_peft_script_gives_the_kits_greedy_answers(trained):
+    adapter = trained[0] / "adapter"
+    asked = [q.text for domain in world.VERIFIABLE for q in world.exam(domain, 3, seed=1)]
+    asked += world.chat_prompts(held_out=True)[:8]
+    script = subprocess.run(
+        [sys.executable, "-c", BARE_SCRIPT, str(adapter)],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kit = policy.load(str(microcosm.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 256, 0)
+    kit.model.load_adapter(str(adapter), "default", is_trainable=False)
+    kit.model.eval()
+    answers = []
+    for prompt in asked:
+        text = policy.formatted(kit.tokenizer, [{"role": "user", "content": prompt}])
+        ids = kit.tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        out = kit.model.generate(**ids, do_sample=False, max_new_tokens=48)
+        answers.append(kit.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+    assert json.loads(script.stdout.splitlines()[-1]) == answers
+    assert len(set(answers)) == len(asked)
+
+
+def test_the_adapter_holds_no_pickle_and_no_path_that_leads_nowhere(trained):
+    adapter: Path = trained[0] / "adapter"
+    assert not [p for p in adapter.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]).is_dir()
+    assert re.search(r"\| arithmetic \(accuracy\) \| 300 \|", (adapter / "README.md").read_text())

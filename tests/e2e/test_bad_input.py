@@ -1,0 +1,78 @@
+"""Bad input: exit code 2, one or two lines that say what, where and how to mend it, and nothing left behind."""
+
+import os
+
+import pytest
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
+
+from grlo_lite import microcosm
+from grlo_lite.cli import run_command
+from grlo_lite.train import main
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "broken.yaml").write_text("model: [")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "words.jsonl").write_text("just words\n")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{"prompt": 3}\n')
+    (tmp_path / "existing").mkdir()
+    Qwen3ForSequenceClassification(
+        Qwen3Config(vocab_size=800, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+                    num_key_value_heads=1, num_labels=3)
+    ).save_pretrained(tmp_path / "three")  # fmt: skip
+    AutoTokenizer.from_pretrained(microcosm.REWARD).save_pretrained(tmp_path / "three")
+    return tmp_path
+
+
+CASES = {
+    "unknown recipe": (["microcosmo"], ["microcosmo", "did you mean 'microcosm'"]),
+    "no YAML": (["broken.yaml"], ["broken.yaml", "is not a YAML file"]),
+    "unknown key": (["rollout.bach=8"], ["rollout.bach is not a key; did you mean rollout.batch?"]),
+    "bad value": (["optimizer.learning_rate=fast"], ["optimizer.learning_rate='fast'"]),
+    "no equals sign": (["microcosm", "seed"], ["'seed' has no '='", "section.key=value"]),
+    "group size": (["rollout.group_size=5"], ["rollout.group_size=5 does not divide rollout.batch=32", "such as 4"]),
+    "existing directory": (["--run-dir", "existing"], ["existing", "exists already", "--resume"]),
+    "unwritable directory": (["--run-dir", "empty.jsonl/run"], ["empty.jsonl/run", "cannot be made"]),
+    "missing prompts": (["prompts.source=none.jsonl"], ["none.jsonl", "is no file here"]),
+    "empty prompts": (["prompts.source=empty.jsonl"], ["empty.jsonl is empty"]),
+    "prompts no JSONL": (["prompts.source=words.jsonl"], ["words.jsonl, line 1 is not JSON"]),
+    "a bad line": (["prompts.source=bad.jsonl"], ["bad.jsonl, line 2: 'prompt' is neither"]),
+    "no such model": (["model.name=./nowhere"], ["model.name='./nowhere'", "there is no such directory"]),
+    "no such Hub model": (["model.name=nobody/nothing"], ["nobody/nothing"]),
+    "no causal LM": ([f"model.name={microcosm.REWARD}"], ["is not a causal language model"]),
+    "no such reward model": (["reward.name=./nowhere"], ["reward.name='./nowhere'", "there is no such directory"]),
+    "a causal LM as reward model": ([f"reward.name={microcosm.POLICY}"], ["has no one-logit head", "Qwen3ForCausalLM"]),
+    "three labels": (["reward.name=three"], ["has no one-logit head", "with 3 labels"]),
+    "nothing to resume": (["--resume"], ["no unfinished run"]),
+    "resume what is no run": (["--resume", "--run-dir", "existing"], ["has no recipe.yaml"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input(files, case, capsys, monkeypatch):
+    words, told = CASES[case]
+    before = sorted(os.listdir(files))
+    monkeypatch.chdir(files)
+    assert run_command(lambda: main(words)) == 2
+    printed = capsys.readouterr().err
+    assert 1 <= len(printed.strip().splitlines()) <= 2, printed
+    for part in told:
+        assert part in printed
+    runs = files / "runs"
+    assert [name for name in sorted(os.listdir(files)) if name != "runs"] == before
+    assert not runs.exists() or not list(runs.iterdir())
+    assert not list((files / "existing").iterdir())
+
+
+def test_the_command_itself_exits_2_without_a_traceback(train, tmp_path):
+    done = train("reward.name=./nowhere", code=2, cwd=tmp_path)
+    assert done.stderr.startswith("error: reward.name='./nowhere'")
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_write_permission(train, tmp_path):
+    tmp_path.chmod(0o500)
+    assert "cannot be made: Permission denied" in train("--run-dir", tmp_path / "r", code=2).stderr

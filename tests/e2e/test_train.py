@@ -1,0 +1,153 @@
+"""The job as a user runs it, on the microcosm: it learns, it repeats, it can fail, and its directory is as documented."""
+
+import importlib.util
+import json
+import re
+
+import pytest
+import yaml
+
+from grlo_lite import rundir
+from grlo_lite.microcosm import world
+from grlo_lite.rundir import RunDir
+
+METRICS = {
+    "step", "reward_mean", "reward_std", "score_mean", "score_std", "completion_tokens_mean", "truncated_fraction",
+    "repetition_fraction", "entropy", "loss", "grad_norm", "learning_rate", "generated_tokens", "rollouts",
+    "rollout_seconds", "reward_seconds", "update_seconds", "elapsed_seconds",
+}  # fmt: skip
+unsloth = pytest.param("unsloth", marks=pytest.mark.unsloth)
+SHORT = ("budget.steps=4", "evaluation.suite=none", "evaluation.heldout_prompts=0")
+
+
+def evaluation(path):
+    return json.loads((path / "evaluation.json").read_text())
+
+
+def learnt(path):
+    """Fails unless the held-out reward and every domain rose beyond their intervals, the domains by 0.25 on the mean."""
+    result = evaluation(path)
+    assert {task["domain"] for task in result["tasks"]} == {"chat", *world.VERIFIABLE}
+    for task in result["tasks"]:
+        assert task["ci_low"] > 0, task
+    assert result["average"]["difference"] >= 0.25
+
+
+def test_it_learns_what_it_was_never_asked(trained):
+    path, _ = trained
+    learnt(path)
+    asked = {row["prompt"] for row in rundir.read_lines(path / "samples.jsonl")}
+    assert asked <= set(world.chat_prompts(held_out=False))
+
+
+def test_the_run_directory_is_as_documented(trained):
+    run = RunDir(trained[0])
+    for name in (
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "evaluation.json",
+        "summary.json",
+    ):
+        assert (run.path / name).is_file()
+    for name in (
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "README.md",
+    ):
+        assert (run.adapter / name).is_file()
+    recipe = yaml.safe_load(run.recipe.read_text())
+    lines = rundir.read_lines(run.metrics)
+    assert [line["step"] for line in lines] == list(range(1, recipe["budget"]["steps"] + 1))
+    assert all(METRICS <= set(line) for line in lines)
+    assert "peak_vram_gib" not in lines[0]
+    assert "kl" not in lines[0]
+    samples = rundir.read_lines(run.samples)
+    assert len(samples) == recipe["logging"]["samples_per_step"] * recipe["budget"]["steps"]
+    assert set(samples[0]) >= {"step", "prompt", "completion", "reward", "length", "truncated"}
+    summary = json.loads(run.summary.read_text())
+    assert summary["steps"] == 30
+    assert summary["rollouts"] == 30 * 32
+    assert summary["generated_tokens"] == lines[-1]["generated_tokens"]
+    assert summary["reward_last"] > summary["reward_first"]
+    assert summary["stopped_because"] == "steps"
+    assert summary["adapter_sha256"] == rundir.file_sha256(run.adapter / "adapter_model.safetensors")
+    environment = json.loads(run.environment.read_text())
+    assert {"torch", "trl", "peft", "bitsandbytes"} <= set(environment["versions"])
+    assert len(environment["prompts_sha256"]) == len(environment["template_sha256"]) == 64
+    assert [p.name for p in run.complete_checkpoints()] == ["step-20", "step-30"]
+    assert {p.name for p in run.checkpoints.iterdir()} == {"step-20", "step-30"}
+
+
+def test_the_first_line_says_which_recipe_and_the_last_ones_what_came_out(trained):
+    path, printed = trained
+    assert printed.startswith("recipe microcosm: none was named")
+    for row in ("chat (reward)", *(f"{domain} (accuracy)" for domain in world.VERIFIABLE), "average accuracy"):
+        assert re.search(rf"^{re.escape(row)} .*\[[+-]\d\.\d+, [+-]\d\.\d+\]$", printed, re.MULTILINE), row
+    assert "python -m grlo_lite.train seed=1" in printed
+    assert str(path / "adapter") in printed
+
+
+def test_speed_and_memory(trained):
+    import resource
+
+    summary = json.loads((trained[0] / "summary.json").read_text())
+    assert summary["wall_seconds"] <= 90
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= 2 * 2**20  # KiB, of the largest child so far
+
+
+def test_shuffled_rewards_teach_nothing(train, trained, tmp_path):
+    train("--run-dir", tmp_path / "r", "reward.shuffle=true")
+    shuffled, real = evaluation(tmp_path / "r")["average"], evaluation(trained[0])["average"]
+    assert abs(shuffled["difference"]) <= 0.05
+    assert shuffled["base"] == real["base"]  # the same questions of the same base
+    assert real["difference"] > 5 * abs(shuffled["difference"])
+
+
+@pytest.mark.parametrize("backend", ["transformers", unsloth])
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_both_algorithms_learn_on_both_backends(train, trained, tmp_path, backend, algorithm):
+    if (backend, algorithm) == ("transformers", "grpo"):
+        return learnt(trained[0])
+    if backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
+        pytest.skip("Unsloth is not installed")
+    path = tmp_path / "r"
+    train("--run-dir", path, f"backend={backend}", f"algorithm.name={algorithm}", "evaluation.limit=150", cwd=tmp_path)
+    assert json.loads((path / "environment.json").read_text())["backend"] == backend
+    return learnt(path)
+
+
+def test_the_same_seed_repeats_and_another_differs(train, tmp_path):
+    hashes = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train("--run-dir", tmp_path / name, f"seed={seed}", *SHORT)
+        hashes.append(json.loads((tmp_path / name / "summary.json").read_text())["adapter_sha256"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_micro_batches_and_several_updates_a_rollout(train, tmp_path):
+    path = tmp_path / "r"
+    words = (
+        "optimizer.micro_batch=8",
+        "algorithm.updates_per_rollout=2",
+        "algorithm.kl=0.01",
+        "budget.checkpoint_every=3",
+    )
+    train("--run-dir", path, *SHORT, *words)
+    lines = rundir.read_lines(path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [line["rollouts"] for line in lines] == [32, 64, 96, 128]
+    assert all(line["kl"] >= 0 for line in lines)
+    assert [p.name for p in RunDir(path).complete_checkpoints()] == ["step-3", "step-4"]
+
+
+def test_the_released_prompts_train_as_they_stand(train, shared_data, tmp_path):
+    path = tmp_path / "r"
+    done = train("--run-dir", path, f"prompts.source={shared_data / 'grlo_prompts_1000.jsonl'}", "budget.steps=4")
+    assert re.search(r"prompts: \d+ of 1000 were longer than prompts.max_tokens=256, cut to their ends", done.stdout)
+    assert "prompts: 900 to train on, 100 held out" in done.stdout
+    assert len(rundir.read_lines(path / "metrics.jsonl")) == 4
+    assert (path / "summary.json").is_file()
