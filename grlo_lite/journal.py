@@ -39,14 +39,11 @@ class Journal(TrainerCallback):
         self.elapsed_seconds = elapsed_seconds
         self.rollouts, self.generated_tokens = rollouts_before
         self.logs: list[dict[str, float]] = []
-        self.bar: tqdm | None = None
 
     def on_train_begin(self, args, state, control, model=None, **_):
         trainable_in_fp32(model)  # a checkpoint that was loaded may have brought another dtype
-        steps = state.max_steps // self.updates
-        self.bar = tqdm(
-            total=steps, initial=state.global_step // self.updates, unit="step", desc="train", dynamic_ncols=True
-        )
+        done, steps = (count // self.updates for count in (state.global_step, state.max_steps))
+        self.bar = tqdm(total=steps, initial=done, unit="step", desc="train", dynamic_ncols=True)
 
     def on_train_end(self, args, state, control, **_):
         self.bar.close()
@@ -63,15 +60,17 @@ class Journal(TrainerCallback):
             control.should_save = True
 
     def on_log(self, args, state, control, logs=None, **_):
-        if "loss" not in logs:
+        if not logs or "loss" not in logs:
             return
         self.logs.append(logs)
         step, inside = divmod(state.global_step, self.updates)
         if inside:
             return
-        line = self._metrics(step, self.rewards.last)
+        batch = self.rewards.last
+        assert batch is not None
+        line = self._metrics(step, batch)
         self.logs = []
-        append_lines(self.run.samples, samples(step, self.rewards.last, self.samples_per_step))
+        append_lines(self.run.samples, samples(step, batch, self.samples_per_step))
         append_lines(self.run.metrics, [line])
         tokens_per_second = line["generated_tokens_step"] / (time.monotonic() - self.step_began)
         self.bar.set_postfix_str(f"reward {line['reward_mean']:+.2f}, {tokens_per_second:.0f} tokens/s", refresh=False)

@@ -43,7 +43,7 @@ class Lora(Section):
     """The adapter: its rank, its scale (`alpha / rank`) and the linear layers it is put on."""
 
     rank: Positive = 32
-    alpha: PositiveFloat = 64
+    alpha: Positive = 64
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 

@@ -50,7 +50,7 @@ class RewardModel:
         return ids
 
     def score(self, conversations: list[Messages]) -> list[float]:
-        """One raw score a conversation, in order. Raises RewardError, naming the prompt, where a score is not finite."""
+        """One raw score a conversation, in order. Raises RewardError, naming the prompt, where one is not finite."""
         import torch
 
         rows = [tuple(self.token_ids(conversation)) for conversation in conversations]
@@ -217,6 +217,6 @@ class RewardFunction:
 
 
 def repeated_4grams(ids: list[int]) -> float:
-    """The share of a completion's token 4-grams that have occurred in it before; 0 where it is too short to have any."""
+    """The share of a completion's token 4-grams that occurred in it before; 0 where it is too short to have any."""
     grams = [tuple(ids[i : i + 4]) for i in range(len(ids) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -95,7 +95,7 @@ def discard_if_unused(run: RunDir) -> None:
 
 
 def to_resume(path: Path | None) -> RunDir:
-    """The run to go on with: `path`, or the newest unfinished one under `runs/`. Raises BadInput where there is none."""
+    """The run to go on with: `path`, or the newest unfinished one in `runs/`. Raises BadInput where there is none."""
     if path is None:
         unfinished = [p.parent for p in RUNS.glob("*/recipe.yaml") if not RunDir(p.parent).finished]
         if not unfinished:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import microcosm, prompts, rundir
+from grlo_lite import closing, microcosm, prompts, rundir
 from grlo_lite import recipe as recipes
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
 from grlo_lite.recipe import BadInput, Recipe
@@ -20,29 +20,14 @@ from grlo_lite.rundir import RunDir
 def main(argv: list[str] | None = None) -> int:
     """Trains, and returns the exit code. Raises BadInput where the user has to change something."""
     arguments, overrides = _parsed(argv)
-    if arguments.resume:
-        run = rundir.to_resume(arguments.run_dir)
-        recipe, name = _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name()
-        why = f"resuming the run {run.path}"
-    else:
-        name = arguments.recipe or "microcosm"
-        recipe = recipes.load(name, overrides)
-        why = (
-            "named on the command line"
-            if arguments.recipe
-            else "none was named, and the built-in miniature world runs anywhere"
-        )
-        name = Path(name).stem
+    run, recipe, name, why = _chosen(arguments, overrides)
     print(f"recipe {name}: {why}", flush=True)
-
-    models = (_policy_path(recipe), _reward_path(recipe))
-    settle_libraries(offline=all(Path(path).exists() for path in models))
+    settle_libraries(offline=all(Path(path).exists() for path in (_policy_path(recipe), _reward_path(recipe))))
     if arguments.dry_run:
         return _dry_run(recipe)
     device, backend = _device_and_backend(recipe)
     train_rows, heldout_rows = _prompt_rows(recipe)
-    if not arguments.resume:
-        run = rundir.create(arguments.run_dir or rundir.default_path(name))
+    run = run or rundir.create(arguments.run_dir or rundir.default_path(name))
     print(f"run directory {run.path}", flush=True)
     try:
         return _train(recipe, name, run, device, backend, train_rows, heldout_rows)
@@ -51,6 +36,17 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
     finally:
         rundir.discard_if_unused(run)
+
+
+def _chosen(arguments: argparse.Namespace, overrides: list[str]) -> tuple[RunDir | None, Recipe, str, str]:
+    """The run to go on with, if any; the recipe, its name, and why it is that one."""
+    if arguments.resume:
+        run = rundir.to_resume(arguments.run_dir)
+        return run, _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name(), f"resuming the run {run.path}"
+    if arguments.recipe:
+        return None, recipes.load(arguments.recipe, overrides), Path(arguments.recipe).stem, "named on the command line"
+    why = "none was named, and the built-in miniature world runs anywhere"
+    return None, recipes.load("microcosm", overrides), "microcosm", why
 
 
 def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -137,8 +133,11 @@ def _prompt_rows(recipe: Recipe) -> tuple[list[prompts.Messages], list[prompts.M
 
 
 def _device_and_backend(recipe: Recipe) -> tuple[Any, str]:
-    """Where the run computes and who loads its policy; imports Unsloth, if it is that, before all that Unsloth patches."""
-    from grlo_lite import hardware, policy as policies
+    """Where the run computes and who loads its policy; imports Unsloth, if it is that, before all that Unsloth
+    patches.
+    """
+    from grlo_lite import hardware
+    from grlo_lite import policy as policies
 
     device = hardware.device()
     backend = policies.chosen_backend(recipe.backend, device)
@@ -168,7 +167,9 @@ def _dry_run(recipe: Recipe) -> int:
 def _train(
     recipe: Recipe, name: str, run: RunDir, device: Any, backend: str, train_rows: list, heldout_rows: list
 ) -> int:
-    from grlo_lite import algorithm, environment, policy as policies, reward as reward_models
+    from grlo_lite import algorithm, environment
+    from grlo_lite import policy as policies
+    from grlo_lite import reward as reward_models
     from grlo_lite.guards import Stops
     from grlo_lite.journal import Journal
 
@@ -226,10 +227,11 @@ def _train(
 
     # 5. The adapter, the measurement, and last of all the summary
     evaluation = _measured(recipe, policy, reward_model, heldout_rows)
-    policies.save_adapter(policy.model, policy.tokenizer, run.adapter, model_card(recipe, name, evaluation))
+    card = closing.model_card(recipe, name, _policy_path(recipe), evaluation)
+    policies.save_adapter(policy.model, policy.tokenizer, run.adapter, card)
     rundir.write_json(run.evaluation, evaluation)
     rundir.write_json(run.summary, _summary(recipe, name, run, stops))
-    print(closing_table(evaluation, run))
+    print(closing.table(evaluation, run))
     return 0
 
 
@@ -295,76 +297,6 @@ def _summary(recipe: Recipe, name: str, run: RunDir, stops: Any) -> dict[str, An
         "stopped_because": stops.because,
         "adapter_sha256": rundir.file_sha256(run.adapter / "adapter_model.safetensors"),
     }
-
-
-def closing_table(evaluation: dict[str, Any], run: RunDir) -> str:
-    """The last lines of a run: base against tuned with 95 % intervals, and what to type next."""
-    rows = [("", "questions", "base", "tuned", "difference", "95 % interval")]
-    for task in evaluation["tasks"]:
-        rows.append((f"{task['domain']} ({task['metric']})", str(task["n"]), *_numbers(task)))
-    if "average" in evaluation:
-        rows.append(("average accuracy", "", *_numbers(evaluation["average"])))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    commands = (
-        f"head -n 4 {run.samples}",
-        "python -m grlo_lite.train seed=1",
-        "python -m grlo_lite.train reward.shuffle=true",
-    )
-    notes = (
-        "what was said at the first step",
-        "the same with another seed",
-        "the control: shuffled rewards must teach nothing",
-    )
-    width = max(map(len, commands))
-    following = [f"  {command.ljust(width)}  # {note}" for command, note in zip(commands, notes, strict=True)]
-    return "\n".join(["", *lines, "", f"the adapter is in {run.adapter}; next:", *following])
-
-
-def _numbers(row: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        f"{row['base']:.3f}",
-        f"{row['tuned']:.3f}",
-        f"{row['difference']:+.3f}",
-        f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]",
-    )
-
-
-def model_card(recipe: Recipe, name: str, evaluation: dict[str, Any]) -> str:
-    """The adapter's README: what it is, how to load it, what was measured."""
-    base = _policy_path(recipe)
-    quantized = ", quantization_config=nf4" if recipe.model.quantization == "nf4" else ""
-    return f"""---
-base_model: {base}
-library_name: peft
-tags: [grlo, lora, trl, {recipe.algorithm.name}]
----
-
-# {name}
-
-A LoRA adapter (rank {recipe.lora.rank}) trained with grlo_lite by {recipe.algorithm.name.upper()} against the
-reward model `{recipe.reward.name}` on the prompts of `{recipe.prompts.source}`, seed {recipe.seed}. The base model was in
-{"NF4 with double quantization" if quantized else "full precision"}; load it the same way:
-
-```python
-import torch
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer, BitsAndBytesConfig
-
-nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-model = AutoPeftModelForCausalLM.from_pretrained("ADAPTER"{quantized})
-tokenizer = AutoTokenizer.from_pretrained("ADAPTER")
-```
-
-| | n | base | tuned | difference | 95 % interval |
-| --- | --- | --- | --- | --- | --- |
-""" + "".join(
-        f"| {task['domain']} ({task['metric']}) | {task['n']} | {' | '.join(_numbers(task))} |\n"
-        for task in evaluation["tasks"]
-    )
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_a_mistake_is_named_with_its_mend(override, told):
 
 
 def test_rloo_refuses_a_loss_it_does_not_have():
-    with pytest.raises(recipe.BadInput, match="algorithm.loss=dapo has no meaning with algorithm.name=rloo"):
+    with pytest.raises(recipe.BadInput, match=r"algorithm\.loss=dapo has no meaning with algorithm.name=rloo"):
         recipe.load("microcosm", ["algorithm.name=rloo", "algorithm.loss=dapo"])
 
 
