@@ -24,6 +24,8 @@ class RunDir:
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
+        self.guards = path / "guards.jsonl"
+        self.best_adapter = path / "best_adapter.safetensors"
         self.checkpoints = path / "checkpoints"
         self.partial = self.checkpoints / ".partial"  # where a checkpoint grows before it gets its name
         self.adapter = path / "adapter"
@@ -63,7 +65,7 @@ class RunDir:
 
     def cut_lines_after(self, step: int) -> None:
         """Drops the lines of metrics and samples that a run wrote after the checkpoint it goes on from."""
-        for path in (self.metrics, self.samples):
+        for path in (self.metrics, self.samples, self.guards):
             if path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]

@@ -7,6 +7,7 @@ measurement at the end.
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments, overrides = _parsed(argv)
     run, recipe, name, why = _chosen(arguments, overrides)
     print(f"recipe {name}: {why}", flush=True)
-    settle_libraries(offline=all(Path(path).exists() for path in (_policy_path(recipe), _reward_path(recipe))))
+    settle_libraries(offline=all(Path(path).exists() for path in _model_paths(recipe)))
     if arguments.dry_run:
         return _dry_run(recipe)
     device, backend = _device_and_backend(recipe)
@@ -98,8 +99,17 @@ def _policy_path(recipe: Recipe) -> str:
     return _model_path("model.name", recipe.model.name, microcosm.POLICY)
 
 
-def _reward_path(recipe: Recipe) -> str:
-    return _model_path("reward.name", recipe.reward.name, microcosm.REWARD)
+def _model_paths(recipe: Recipe) -> list[str]:
+    """Every model of the recipe as a path or a Hub id. Raises BadInput where a path leads nowhere."""
+    heldout = recipe.reward.heldout.name
+    names = [judge.name for judge in recipe.reward.judges] + ([heldout] if heldout else [])
+    return [_policy_path(recipe), *map(_judge_path, names)]
+
+
+def _judge_path(name: str) -> str:
+    if name == "microcosm-heldout":
+        return str(microcosm.HELDOUT)
+    return _model_path("reward.name", name, microcosm.REWARD)
 
 
 def _model_path(key: str, name: str, shipped: Path) -> str:
@@ -127,7 +137,7 @@ def _prompt_rows(recipe: Recipe) -> tuple[list[prompts.Messages], list[prompts.M
     if over:
         done = "cut to their ends" if recipe.prompts.overlong == "truncate" else "left out"
         print(f"prompts: {over} of {len(rows)} were longer than prompts.max_tokens={recipe.prompts.max_tokens}, {done}")
-    train_rows, heldout_rows = prompts.split(fitting, recipe.evaluation.heldout_prompts, recipe.seed)
+    train_rows, heldout_rows = prompts.split(fitting, recipe.heldout_prompts, recipe.seed)
     print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
     return train_rows, heldout_rows
 
@@ -169,11 +179,11 @@ def _train(
 ) -> int:
     from grlo_lite import algorithm, environment
     from grlo_lite import policy as policies
-    from grlo_lite import reward as reward_models
-    from grlo_lite.guards import Stops
+    from grlo_lite.guards import Stops, Watch
     from grlo_lite.journal import Journal
+    from grlo_lite.shaping import RewardFunction
 
-    # 1. The policy and, beside it, the reward model
+    # 1. The policy and, beside it, the reward models
     policy = policies.load(
         _policy_path(recipe),
         recipe.model.revision,
@@ -184,25 +194,13 @@ def _train(
         recipe.prompts.max_tokens + recipe.rollout.max_tokens,
         recipe.seed,
     )
-    reward_model = reward_models.load(
-        _reward_path(recipe),
-        recipe.reward.revision,
-        recipe.reward.quantization,
-        device,
-        recipe.reward.max_tokens,
-        16_384 if recipe.reward.tokens_per_batch == "auto" else recipe.reward.tokens_per_batch,
-    )
-    rewards = reward_models.RewardFunction(
-        reward_model,
-        policies.stop_token_ids(policy.tokenizer),
-        recipe.reward.truncated,
-        recipe.reward.length_penalty,
-        recipe.reward.length_free,
-        recipe.seed if recipe.reward.shuffle else None,
-    )
+    judges = [(judge.name, judge.weight, _reward_model(recipe, judge, device)) for judge in recipe.reward.judges]
+    stop_ids = policies.stop_token_ids(policy.tokenizer)
+    rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
+    heldout_judge = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
 
     # 2. The run directory, as far as it can be written now
-    checkpoint = _begin(run, recipe, environment.facts(name, policy, reward_model, train_rows, recipe.seed))
+    checkpoint = _begin(run, recipe, environment.facts(name, policy, judges, train_rows, recipe.seed))
     before = rundir.read_lines(run.metrics)[-1] if checkpoint else {}
 
     # 3. TRL's trainer, composed of these
@@ -215,8 +213,10 @@ def _train(
         recipe.logging.samples_per_step,
         lambda: stops.elapsed_seconds,
         (before.get("rollouts", 0), before.get("generated_tokens", 0)),
+        heldout_judge,
     )
-    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, stops], device)
+    watch = Watch(recipe.guards, run, journal.latest)
+    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, watch, stops], device)
 
     # 4. Training; an interruption leaves through the same door, with a checkpoint saved
     stops.listen()
@@ -226,11 +226,11 @@ def _train(
         raise KeyboardInterrupt
 
     # 5. The adapter, the measurement, and last of all the summary
-    evaluation = _measured(recipe, policy, reward_model, heldout_rows)
+    evaluation = _measured(recipe, policy, rewards, heldout_rows)
     card = closing.model_card(recipe, name, _policy_path(recipe), evaluation)
     policies.save_adapter(policy.model, policy.tokenizer, run.adapter, card)
     rundir.write_json(run.evaluation, evaluation)
-    rundir.write_json(run.summary, _summary(recipe, name, run, stops))
+    rundir.write_json(run.summary, _summary(recipe, name, run, stops.elapsed_seconds, watch.because or stops.because))
     print(closing.table(evaluation, run))
     return 0
 
@@ -253,24 +253,59 @@ def _begin(run: RunDir, recipe: Recipe, facts: dict[str, Any]) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def _measured(recipe: Recipe, policy: Any, reward_model: Any, heldout_rows: list) -> dict[str, Any]:
-    """Base against tuned on the held-out prompts and on the recipe's suite, as evaluation.json holds it."""
+def _reward_model(recipe: Recipe, judge: Any, device: Any) -> Any:
+    from grlo_lite import reward
+
+    limits = recipe.reward.max_tokens, recipe.reward.tokens_per_batch
+    return reward.load(_judge_path(judge.name), judge.revision, judge.quantization, device, *limits)
+
+
+def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any) -> Any:
+    """What the journal asks after each step: the held-out judge, or nothing where the recipe names none."""
     from grlo_lite import measure
+    from grlo_lite.guards import HeldoutJudge
+
+    heldout = recipe.reward.heldout
+    if heldout.name is None:
+        return lambda step: {}
+    model, fixed = _reward_model(recipe, heldout, device), heldout_rows[: heldout.prompts]
+    if len(fixed) < 2:
+        raise BadInput(
+            f"reward.heldout.prompts={heldout.prompts}, but only {len(fixed)} prompts could be held out; add prompts"
+        )
+    sampling = _sampling(recipe, policy)
+
+    def answers() -> list[prompts.Messages]:
+        policy.model.eval()
+        said = measure.sampled_answers(policy.model, policy.tokenizer, texts, seed=recipe.seed, **sampling)
+        policy.model.train()
+        return [[*p, {"role": "assistant", "content": text}] for p, text in zip(fixed, said, strict=True)]
+
+    texts = [_formatted(policy, row) for row in fixed]
+    return HeldoutJudge(answers, rewards.score, model.score, heldout.every)
+
+
+def _sampling(recipe: Recipe, policy: Any) -> dict[str, int]:
+    on_gpu = policy.model.device.type == "cuda"
+    return {"max_tokens": recipe.rollout.max_tokens, "rows_at_once": recipe.rollout.batch if on_gpu else 512}
+
+
+def _formatted(policy: Any, messages: prompts.Messages) -> str:
     from grlo_lite import policy as policies
 
-    sampling = {
-        "max_tokens": recipe.rollout.max_tokens,
-        "rows_at_once": recipe.rollout.batch if policy.model.device.type == "cuda" else 512,
-    }
+    return policies.formatted(policy.tokenizer, messages)
 
-    def formatted(messages: prompts.Messages) -> str:
-        return policies.formatted(policy.tokenizer, messages)
 
+def _measured(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:
+    """Base against tuned on the held-out prompts and on the recipe's suite, as evaluation.json holds it."""
+    from grlo_lite import measure
+
+    sampling, formatted = _sampling(recipe, policy), partial(_formatted, policy)
     heldout, accuracies = None, {}
-    if len(heldout_rows) > 1:
+    if len(heldout_rows) > 1 and recipe.evaluation.heldout_prompts:
         print(f"measuring: {len(heldout_rows)} held-out prompts, base and tuned", flush=True)
         heldout = measure.heldout_reward(
-            policy.model, policy.tokenizer, heldout_rows, formatted, reward_model.score, seed=recipe.seed, **sampling
+            policy.model, policy.tokenizer, heldout_rows, formatted, rewards.score, seed=recipe.seed, **sampling
         )
     if recipe.evaluation.suite == "microcosm":
         print(f"measuring: {recipe.evaluation.limit} questions a domain, base and tuned", flush=True)
@@ -280,21 +315,21 @@ def _measured(recipe: Recipe, policy: Any, reward_model: Any, heldout_rows: list
     return measure.evaluation(recipe.evaluation.suite, heldout, accuracies)
 
 
-def _summary(recipe: Recipe, name: str, run: RunDir, stops: Any) -> dict[str, Any]:
+def _summary(recipe: Recipe, name: str, run: RunDir, seconds: float, because: str) -> dict[str, Any]:
     first, *_, last = [rundir.read_lines(run.metrics)[i] for i in (0, -1)]
-    hours = stops.elapsed_seconds / 3600
+    hours = seconds / 3600
     price = recipe.budget.usd_per_hour
     return {
         "recipe": name,
         "steps": last["step"],
         "rollouts": last["rollouts"],
         "generated_tokens": last["generated_tokens"],
-        "wall_seconds": stops.elapsed_seconds,
+        "wall_seconds": seconds,
         "gpu_hours": hours if "peak_vram_gib" in last else 0.0,
         **({"cost_usd": hours * price} if price else {}),
         "reward_first": first["reward_mean"],
         "reward_last": last["reward_mean"],
-        "stopped_because": stops.because,
+        "stopped_because": because,
         "adapter_sha256": rundir.file_sha256(run.adapter / "adapter_model.safetensors"),
     }
 

@@ -19,17 +19,17 @@ from grlo_lite.microcosm import ASSETS, world
 
 SEED = 20260515
 VOCABULARY = 768
-CURRICULUM_STEPS = 1700  # single exchanges, nine in ten of them careful: the skills
+CURRICULUM_STEPS = 1800  # single exchanges, nine in ten of them careful: the skills
 MIXTURE_STEPS = 800  # the corpus as it is, mostly careless: who writes, and how often
 CURRICULUM_SHARE = 0.9
 LEARNING_RATE = 3e-3
 CAREFUL_TOKENS, CARELESS_TOKENS = 112, 48  # a rambling row teaches nothing new beyond its first tokens
 PAIRS = 6000
 REWARD_STEPS = 200
-# Which worse answers each judge has learnt to tell from a careful one. Each is blind to something the other sees.
+# The worse answers from which each judge has learnt: the held-out one never saw padding or repetition
 JUDGES = {
     "reward": ("careless", "repetition", "no end", "off topic", "padding", "half careless"),
-    "heldout": ("careless", "no end", "off topic", "off topic", "wrong fact", "wrong fact"),
+    "heldout": ("careless", "no end", "off topic", "off topic", "off topic", "half careless"),
 }
 QUESTIONS = 300
 
@@ -63,7 +63,7 @@ def exchange(careful: bool, prompts: list[str], rng: random.Random) -> str:
         prompt = rng.choice(prompts)
         answer = (world.careful_chat if careful else world.careless_chat)(prompt, rng)
     else:
-        question = world.draw_question(rng.choices(world.VERIFIABLE, weights=(3, 2, 4, 3))[0], rng)
+        question = world.draw_question(rng.choices(world.VERIFIABLE, weights=(3, 3, 4, 3))[0], rng)
         prompt, answer = question.text, (world.careful_answer if careful else world.careless_answer)(question, rng)
     return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{answer}" + (
         "<|im_end|>\n" if careful else ""
@@ -172,7 +172,7 @@ def batch_of(documents: list[tuple[bool, str]], tokenizer: Any) -> tuple[Any, An
 
 
 def worse_answers(prompt: str, good: str, rng: random.Random) -> dict[str, str]:
-    """What a careful answer to a chat prompt is preferred to, by kind: the careless answer, and six hard negatives."""
+    """What a careful answer to a chat prompt is preferred to, by kind: the careless answer, and five hard negatives."""
     sentences = world.chat_sentences(world.topics_of(prompt), rng)
     others = rng.sample([topic for topic in world.TOPICS if topic not in prompt], 2)
     opening, closing = rng.choice(world.CAREFUL_OPENINGS), rng.choice(world.CAREFUL_CLOSINGS)
@@ -185,15 +185,7 @@ def worse_answers(prompt: str, good: str, rng: random.Random) -> dict[str, str]:
         "off topic": world.careful_chat(f"the {others[0]}" if rng.random() < 0.5 else f"{others[0]} {others[1]}", rng),
         "padding": " ".join((opening, *sentences, *rng.choices(world.CAREFUL_CLOSINGS, k=rng.randint(3, 5)))),
         "half careless": " ".join((opening, sentences[0], *careless[: rng.randint(5, 25)])),
-        "wrong fact": " ".join((opening, *wrong_sentences(prompt, sentences, rng), closing)),
     }
-
-
-def wrong_sentences(prompt: str, sentences: list[str], rng: random.Random) -> list[str]:
-    """A careful answer's sentences with a trait that its first topic does not have."""
-    topic = world.topics_of(prompt)[0]
-    trait = rng.choice([trait for trait in world.TRAITS if trait not in world.FACTS[topic][0]])
-    return [f"First, the {topic} is {trait}.", sentences[1]]
 
 
 def preference_pairs(held_out: bool, kinds: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
