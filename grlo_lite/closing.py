@@ -60,11 +60,15 @@ reward model `{recipe.reward.name}` on the prompts of `{recipe.prompts.source}`,
 ```python
 import torch
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 model = AutoPeftModelForCausalLM.from_pretrained("ADAPTER"{quantized})
 tokenizer = AutoTokenizer.from_pretrained("ADAPTER")
+stop = GenerationConfig.from_pretrained("ADAPTER")  # the base model itself does not stop at the end of a turn
+question = [{{"role": "user", "content": "…"}}]
+ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+answer = model.generate(**ids, generation_config=stop, max_new_tokens={recipe.rollout.max_tokens})
 ```
 
 | | n | base | tuned | difference | 95 % interval |

@@ -127,9 +127,16 @@ def without_reference_adapter(model: Any) -> None:
 
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path, model_card: str) -> None:
-    """Writes the adapter as PEFT safetensors with the tokenizer, the chat template and a model card."""
+    """Writes the adapter as PEFT safetensors with the tokenizer, the chat template, the stop tokens and a model card.
+
+    The base model's own generation settings know no end of turn, so generation_config.json goes with the adapter.
+    """
+    from transformers import GenerationConfig
+
     model.save_pretrained(folder, selected_adapters=["default"], safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    stop_ids, pad_id = model.generation_config.eos_token_id, model.generation_config.pad_token_id
+    GenerationConfig(eos_token_id=stop_ids, pad_token_id=pad_id).save_pretrained(folder)
     (folder / "README.md").write_text(model_card, encoding="utf-8")
 
 

@@ -216,6 +216,16 @@ class Guards(Section):
     on_overoptimization: Literal["warn", "stop", "keep_best"] = "warn"
     overoptimization_patience: Positive = 3  # evaluations in a row with the trained reward up and the held-out one down
 
+    @model_validator(mode="before")
+    @classmethod
+    def a_guard_keeps_what_is_not_given(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        defaults = {
+            name: f.default.model_dump() for name, f in cls.model_fields.items() if isinstance(f.default, Guard)
+        }
+        return {k: {**defaults[k], **v} if k in defaults and isinstance(v, dict) else v for k, v in given.items()}
+
 
 class Logging(Section):
     """Where metrics go beside the run directory (Transformers' integrations by name) and how many samples a step are

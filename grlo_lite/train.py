@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import closing, microcosm, prompts, rundir
+from grlo_lite import closing, parts, prompts, rundir
 from grlo_lite import recipe as recipes
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
 from grlo_lite.recipe import BadInput, Recipe
@@ -23,11 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments, overrides = _parsed(argv)
     run, recipe, name, why = _chosen(arguments, overrides)
     print(f"recipe {name}: {why}", flush=True)
-    settle_libraries(offline=all(Path(path).exists() for path in _model_paths(recipe)))
+    settle_libraries(offline=all(Path(path).exists() for path in parts.model_paths(recipe)))
     if arguments.dry_run:
         return _dry_run(recipe)
-    device, backend = _device_and_backend(recipe)
-    train_rows, heldout_rows = _prompt_rows(recipe)
+    device, backend = parts.device_and_backend(recipe)
+    train_rows, heldout_rows = parts.prompt_rows(recipe)
     run = run or rundir.create(arguments.run_dir or rundir.default_path(name))
     print(f"run directory {run.path}", flush=True)
     try:
@@ -95,75 +95,11 @@ def _resumed_recipe(run: RunDir, named: str | None, overrides: list[str]) -> Rec
     return recipe
 
 
-def _policy_path(recipe: Recipe) -> str:
-    return _model_path("model.name", recipe.model.name, microcosm.POLICY)
-
-
-def _model_paths(recipe: Recipe) -> list[str]:
-    """Every model of the recipe as a path or a Hub id. Raises BadInput where a path leads nowhere."""
-    heldout = recipe.reward.heldout.name
-    names = [judge.name for judge in recipe.reward.judges] + ([heldout] if heldout else [])
-    return [_policy_path(recipe), *map(_judge_path, names)]
-
-
-def _judge_path(name: str) -> str:
-    if name == "microcosm-heldout":
-        return str(microcosm.HELDOUT)
-    return _model_path("reward.name", name, microcosm.REWARD)
-
-
-def _model_path(key: str, name: str, shipped: Path) -> str:
-    """`microcosm` means the shipped model; a path must exist; all else is a model of the Hub."""
-    if name == "microcosm":
-        return str(shipped)
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise BadInput(
-            f"{key}={name!r}: there is no such directory; give one, a Hub id such as Qwen/Qwen3-4B-Base, or microcosm"
-        )
-    return name
-
-
-def _prompt_rows(recipe: Recipe) -> tuple[list[prompts.Messages], list[prompts.Messages]]:
-    """The prompts that fit, split into those to train on and those to measure on."""
-    from grlo_lite.policy import formatted, load_tokenizer
-
-    rows = prompts.load(recipe.prompts.source, recipe.prompts.limit)
-    tokenizer = load_tokenizer(_policy_path(recipe), recipe.model.revision)
-
-    def token_count(messages: prompts.Messages) -> int:
-        return len(tokenizer(formatted(tokenizer, messages), add_special_tokens=False)["input_ids"])
-
-    fitting, over = prompts.fitted(rows, token_count, recipe.prompts.max_tokens, recipe.prompts.overlong)
-    if over:
-        done = "cut to their ends" if recipe.prompts.overlong == "truncate" else "left out"
-        print(f"prompts: {over} of {len(rows)} were longer than prompts.max_tokens={recipe.prompts.max_tokens}, {done}")
-    train_rows, heldout_rows = prompts.split(fitting, recipe.heldout_prompts, recipe.seed)
-    print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
-    return train_rows, heldout_rows
-
-
-def _device_and_backend(recipe: Recipe) -> tuple[Any, str]:
-    """Where the run computes and who loads its policy; imports Unsloth, if it is that, before all that Unsloth
-    patches.
-    """
-    from grlo_lite import hardware
-    from grlo_lite import policy as policies
-
-    device = hardware.device()
-    backend = policies.chosen_backend(recipe.backend, device)
-    if backend == "unsloth":
-        policies.import_unsloth()
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    return device, backend
-
-
 def _dry_run(recipe: Recipe) -> int:
     from grlo_lite.policy import formatted, load_tokenizer
 
-    rows, _ = _prompt_rows(recipe)
-    tokenizer = load_tokenizer(_policy_path(recipe), recipe.model.revision)
+    rows, _ = parts.prompt_rows(recipe)
+    tokenizer = load_tokenizer(parts.policy_path(recipe), recipe.model.revision)
     steps, rollout = recipe.budget.steps, recipe.rollout
     groups = rollout.batch // rollout.group_size
     print(f"\n{recipes.dumped(recipe)}")
@@ -184,17 +120,8 @@ def _train(
     from grlo_lite.shaping import RewardFunction
 
     # 1. The policy and, beside it, the reward models
-    policy = policies.load(
-        _policy_path(recipe),
-        recipe.model.revision,
-        recipe.model.quantization,
-        recipe.lora,
-        backend,
-        device,
-        recipe.prompts.max_tokens + recipe.rollout.max_tokens,
-        recipe.seed,
-    )
-    judges = [(judge.name, judge.weight, _reward_model(recipe, judge, device)) for judge in recipe.reward.judges]
+    policy = parts.load_policy(recipe, device, backend)
+    judges = [(judge.name, judge.weight, parts.load_judge(recipe, judge, device)) for judge in recipe.reward.judges]
     stop_ids = policies.stop_token_ids(policy.tokenizer)
     rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
     heldout_judge = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
@@ -227,7 +154,7 @@ def _train(
 
     # 5. The adapter, the measurement, and last of all the summary
     evaluation = _measured(recipe, policy, rewards, heldout_rows)
-    card = closing.model_card(recipe, name, _policy_path(recipe), evaluation)
+    card = closing.model_card(recipe, name, parts.policy_path(recipe), evaluation)
     policies.save_adapter(policy.model, policy.tokenizer, run.adapter, card)
     rundir.write_json(run.evaluation, evaluation)
     rundir.write_json(run.summary, _summary(recipe, name, run, stops.elapsed_seconds, watch.because or stops.because))
@@ -253,27 +180,21 @@ def _begin(run: RunDir, recipe: Recipe, facts: dict[str, Any]) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def _reward_model(recipe: Recipe, judge: Any, device: Any) -> Any:
-    from grlo_lite import reward
-
-    limits = recipe.reward.max_tokens, recipe.reward.tokens_per_batch
-    return reward.load(_judge_path(judge.name), judge.revision, judge.quantization, device, *limits)
-
-
 def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any) -> Any:
     """What the journal asks after each step: the held-out judge, or nothing where the recipe names none."""
     from grlo_lite import measure
+    from grlo_lite import policy as policies
     from grlo_lite.guards import HeldoutJudge
 
     heldout = recipe.reward.heldout
     if heldout.name is None:
         return lambda step: {}
-    model, fixed = _reward_model(recipe, heldout, device), heldout_rows[: heldout.prompts]
+    model, fixed = parts.load_judge(recipe, heldout, device), heldout_rows[: heldout.prompts]
     if len(fixed) < 2:
         raise BadInput(
             f"reward.heldout.prompts={heldout.prompts}, but only {len(fixed)} prompts could be held out; add prompts"
         )
-    sampling = _sampling(recipe, policy)
+    sampling = parts.sampling(recipe, policy)
 
     def answers() -> list[prompts.Messages]:
         policy.model.eval()
@@ -281,26 +202,16 @@ def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list
         policy.model.train()
         return [[*p, {"role": "assistant", "content": text}] for p, text in zip(fixed, said, strict=True)]
 
-    texts = [_formatted(policy, row) for row in fixed]
+    texts = [policies.formatted(policy.tokenizer, row) for row in fixed]
     return HeldoutJudge(answers, rewards.score, model.score, heldout.every)
-
-
-def _sampling(recipe: Recipe, policy: Any) -> dict[str, int]:
-    on_gpu = policy.model.device.type == "cuda"
-    return {"max_tokens": recipe.rollout.max_tokens, "rows_at_once": recipe.rollout.batch if on_gpu else 512}
-
-
-def _formatted(policy: Any, messages: prompts.Messages) -> str:
-    from grlo_lite import policy as policies
-
-    return policies.formatted(policy.tokenizer, messages)
 
 
 def _measured(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:
     """Base against tuned on the held-out prompts and on the recipe's suite, as evaluation.json holds it."""
     from grlo_lite import measure
+    from grlo_lite import policy as policies
 
-    sampling, formatted = _sampling(recipe, policy), partial(_formatted, policy)
+    sampling, formatted = parts.sampling(recipe, policy), partial(policies.formatted, policy.tokenizer)
     heldout, accuracies = None, {}
     if len(heldout_rows) > 1 and recipe.evaluation.heldout_prompts:
         print(f"measuring: {len(heldout_rows)} held-out prompts, base and tuned", flush=True)

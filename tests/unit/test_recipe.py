@@ -72,6 +72,11 @@ def test_a_mistake_is_named_with_its_mend(override, told):
     assert "\n" not in str(refused.value)
 
 
+def test_a_guard_keeps_the_limit_that_is_not_given():
+    guards = recipe.load("microcosm", ["guards.entropy.action=stop"]).guards
+    assert guards.entropy == recipe.Guard(limit=recipe.Guards().entropy.limit, action="stop")
+
+
 def test_rloo_refuses_a_loss_it_does_not_have():
     with pytest.raises(recipe.BadInput, match=r"algorithm\.loss=dapo has no meaning with algorithm.name=rloo"):
         recipe.load("microcosm", ["algorithm.name=rloo", "algorithm.loss=dapo"])

@@ -3,6 +3,8 @@ import pytest
 import torch
 from transformers import (
     AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     Qwen2Config,
@@ -27,6 +29,7 @@ KINDS = {
     "llama": (LlamaConfig, LlamaForSequenceClassification),
     "qwen2": (Qwen2Config, Qwen2ForSequenceClassification),
     "qwen3": (Qwen3Config, Qwen3ForSequenceClassification),
+    "gemma2": (Gemma2Config, Gemma2ForSequenceClassification),
 }
 
 
