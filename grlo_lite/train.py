@@ -36,13 +36,14 @@ def main(argv: list[str] | None = None) -> int:
     print(f"recipe {name}: {why}", flush=True)
 
     models = (_policy_path(recipe), _reward_path(recipe))
-    settle_libraries(offline=all(Path(path).exists() for path in models))
+    settle_libraries(offline=_needs_no_hub(recipe, models))
     if arguments.dry_run:
-        return _dry_run(recipe)
+        return _dry_run(recipe, arguments.write_prompts)
     device, backend = _device_and_backend(recipe)
-    train_rows, heldout_rows = _prompt_rows(recipe)
+    train_rows, heldout_rows, contamination = _prompt_rows(recipe, arguments.write_prompts)
     if not arguments.resume:
         run = rundir.create(arguments.run_dir or rundir.default_path(name))
+        rundir.write_json(run.contamination, contamination)
     print(f"run directory {run.path}", flush=True)
     try:
         return _train(recipe, name, run, device, backend, train_rows, heldout_rows)
@@ -73,6 +74,9 @@ def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--dry-run",
         action="store_true",
         help="print the resolved recipe, what it will do and the first prompt; load no weights",
+    )
+    parser.add_argument(
+        "--write-prompts", type=Path, metavar="FILE", help="save the prompts that cleaning leaves, as JSON lines"
     )
     arguments = parser.parse_args(argv)
     overrides = [word for word in arguments.words if "=" in word]
@@ -117,23 +121,60 @@ def _model_path(key: str, name: str, shipped: Path) -> str:
     return name
 
 
-def _prompt_rows(recipe: Recipe) -> tuple[list[prompts.Messages], list[prompts.Messages]]:
-    """The prompts that fit, split into those to train on and those to measure on."""
+def _needs_no_hub(recipe: Recipe, models: tuple[str, str]) -> bool:
+    """Whether all is local, or the Hub, which prompts are to come from, does not answer: then its cache has to do."""
+    against = recipe.prompts.decontaminate.against if recipe.prompts.decontaminate.enabled else ()
+    named = [*recipe.prompts.parts(), *against]
+    if any(prompts.on_the_hub(place if isinstance(place, str) else place.source) for place in named):
+        return not prompts.hub_answers()
+    return all(Path(path).exists() for path in models)
+
+
+def _prompt_rows(
+    recipe: Recipe, write_to: Path | None
+) -> tuple[list[prompts.Messages], list[prompts.Messages], dict[str, Any]]:
+    """The prompts that are worth asking and no benchmark's, split into those to train on and those to measure on; and
+    the content of contamination.json.
+    """
     from grlo_lite.policy import formatted, load_tokenizer
 
-    rows = prompts.load(recipe.prompts.source, recipe.prompts.limit)
+    wanted = recipe.prompts
+    rows, notes = prompts.load(wanted.parts(), wanted.limit, recipe.seed)
     tokenizer = load_tokenizer(_policy_path(recipe), recipe.model.revision)
 
     def token_count(messages: prompts.Messages) -> int:
         return len(tokenizer(formatted(tokenizer, messages), add_special_tokens=False)["input_ids"])
 
-    fitting, over = prompts.fitted(rows, token_count, recipe.prompts.max_tokens, recipe.prompts.overlong)
-    if over:
-        done = "cut to their ends" if recipe.prompts.overlong == "truncate" else "left out"
-        print(f"prompts: {over} of {len(rows)} were longer than prompts.max_tokens={recipe.prompts.max_tokens}, {done}")
-    train_rows, heldout_rows = prompts.split(fitting, recipe.evaluation.heldout_prompts, recipe.seed)
+    rows, steps = prompts.cleaned(
+        rows, token_count, wanted.max_tokens, wanted.overlong, wanted.near_duplicates, wanted.language
+    )
+    rows, contamination = _decontaminated(recipe, rows, steps)
+    print("\n".join([*(f"prompts: {note}" for note in notes), prompts.table(steps)]))
+    print(prompts.verdict(contamination))
+    if write_to:
+        prompts.write(write_to, rows)
+    train_rows, heldout_rows = prompts.split(rows, recipe.evaluation.heldout_prompts, recipe.seed)
     print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
-    return train_rows, heldout_rows
+    return train_rows, heldout_rows, contamination
+
+
+def _decontaminated(
+    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step]
+) -> tuple[list[prompts.Messages], dict[str, Any]]:
+    wanted = recipe.prompts.decontaminate
+    if not wanted.enabled:
+        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false")
+    if recipe.evaluation.suite == "microcosm":
+        from grlo_lite.microcosm import world
+
+        exams = {name: world.exam(name, recipe.evaluation.limit, recipe.seed) for name in world.VERIFIABLE}
+        sets = [prompts.question_set(f"microcosm-{name}", [q.text for q in exam]) for name, exam in exams.items()]
+        sets += prompts.question_sets(wanted.against, suite_sets=())
+    else:
+        sets = prompts.question_sets(wanted.against)
+    rows, step, report = prompts.decontaminated(rows, sets, wanted.ngram, wanted.similarity)
+    steps.append(step)
+    return rows, report
 
 
 def _device_and_backend(recipe: Recipe) -> tuple[Any, str]:
@@ -150,10 +191,10 @@ def _device_and_backend(recipe: Recipe) -> tuple[Any, str]:
     return device, backend
 
 
-def _dry_run(recipe: Recipe) -> int:
+def _dry_run(recipe: Recipe, write_to: Path | None) -> int:
     from grlo_lite.policy import formatted, load_tokenizer
 
-    rows, _ = _prompt_rows(recipe)
+    rows, *_ = _prompt_rows(recipe, write_to)
     tokenizer = load_tokenizer(_policy_path(recipe), recipe.model.revision)
     steps, rollout = recipe.budget.steps, recipe.rollout
     groups = rollout.batch // rollout.group_size
@@ -346,7 +387,8 @@ tags: [grlo, lora, trl, {recipe.algorithm.name}]
 # {name}
 
 A LoRA adapter (rank {recipe.lora.rank}) trained with grlo_lite by {recipe.algorithm.name.upper()} against the
-reward model `{recipe.reward.name}` on the prompts of `{recipe.prompts.source}`, seed {recipe.seed}. The base model was in
+reward model `{recipe.reward.name}` on the prompts of
+`{", ".join(part.source for part in recipe.prompts.parts())}`, seed {recipe.seed}. The base model was in
 {"NF4 with double quantization" if quantized else "full precision"}; load it the same way:
 
 ```python
