@@ -29,7 +29,9 @@ SUITE_SETS = (
     "mmlu_pro",
 )
 ID_COLUMNS = ("unique_id", "task_id", "question_id", "uid", "id", "index", "key")
-FEWEST_WORDS = 4  # three words in a row, "write a poem", are nobody's question
+SHOWN = 5
+FEWEST_WORDS = 4  # of a question that is looked for inside prompts: "write a poem" is nobody's
+FEWEST_LETTERS, SMALLEST_PIECE = 8, 0.4  # of a short prompt that is looked for inside questions, and its share of one
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,10 @@ def decontaminated(
 ) -> tuple[list[Messages], Step, dict[str, Any]]:
     """The rows that ask no set's question, the step, and the content of contamination.json.
 
-    A prompt is a hit if it shares `ngram` words in a row with a question; if a shorter question (four words or more)
-    stands in it whole; if it is a shorter prompt that stands in a question and is at least a third of it; or if the
-    letters of both are as alike as `threshold` (Jaccard). Case and punctuation never matter. Raises BadInput where
-    nothing is left.
+    A prompt is a hit if it shares `ngram` words in a row with a question; if a shorter question (of four words or
+    more) stands in it whole; if it is no longer than `ngram` words, stands in a question and is two fifths of it, as
+    its second half would be; or if the letters of both are as alike as `threshold` (Jaccard). Case and punctuation
+    never matter. Raises BadInput where nothing is left.
     """
     questions = [question for found in sets for question in found.questions]
     texts = [text_of(row) for row in rows]
@@ -164,14 +166,21 @@ def unchecked_report(why: str) -> dict[str, Any]:
 
 
 def verdict(report: dict[str, Any]) -> str:
-    """What was checked with what outcome, and what was not: nothing that was not looked at counts as clean."""
+    """The checked sets with their hits, the first hits, and what was not checked: that never counts as clean."""
     lines = []
     if report["checked"]:
-        total = sum(one["questions"] for one in report["checked"])
-        names = ", ".join(f"{one['set']} {one['hits']}" for one in report["checked"])
-        lines = [f"contamination: {report['dropped']} prompts ask one of {total:,} questions; hits by set: {names}"]
+        width = max(len(one["set"]) for one in report["checked"])
+        lines.append(f"{'contamination'.ljust(width)}  questions  hits")
+        lines += [f"{one['set'].ljust(width)}  {one['questions']:9,}  {one['hits']:4}" for one in report["checked"]]
+    for hit in report["hits"][:SHOWN]:
+        prompt = " ".join(hit["prompt"][:60].split())
+        lines.append(f"  {hit['set']} {hit['question_id']}: {prompt!r} shares {hit['shared_words'][:80]!r}")
+    if len(report["hits"]) > SHOWN:
+        lines.append(f"  and {len(report['hits']) - SHOWN:,} more, all in contamination.json")
     if report["unchecked"]:
-        lines.append(f"contamination: NOT checked against {', '.join(one['set'] for one in report['unchecked'])}")
+        lines.append(
+            f"not checked against {', '.join(one['set'] for one in report['unchecked'])}: see contamination.json"
+        )
     return "\n".join(lines)
 
 
@@ -193,36 +202,32 @@ class _Index:
     """Looks up which questions share words in a row with a prompt."""
 
     def __init__(self, questions: list[list[str]], ngram: int):
-        self.questions, self.ngram = questions, ngram
-        self.runs = {ngram: self._runs(ngram)}
-        self.short = sorted({len(q) for q in questions if FEWEST_WORDS <= len(q) < ngram})
-        self.whole: dict[str, tuple[int, ...]] = {}
+        self.ngram = ngram
+        self.letters = ["".join(question) for question in questions]
+        self.runs: dict[str, tuple[int, ...]] = {}  # every run of `ngram` words; shorter questions whole
+        self.starts: dict[str, tuple[int, ...]] = {}  # every place where a piece of a question could begin
         for number, question in enumerate(questions):
-            if FEWEST_WORDS <= len(question) < ngram:
-                self.whole[" ".join(question)] = (*self.whole.get(" ".join(question), ()), number)
-
-    def _runs(self, length: int) -> dict[str, tuple[int, ...]]:
-        runs: dict[str, tuple[int, ...]] = {}
-        for number, question in enumerate(self.questions):
-            for run in set(_runs(question, length)):
-                runs[run] = (*runs.get(run, ()), number)
-        return runs
+            if len(question) >= FEWEST_WORDS:
+                for run in set(_runs(question, min(ngram, len(question)))):
+                    self.runs[run] = (*self.runs.get(run, ()), number)
+            letters = self.letters[number]
+            if len(question) <= ngram / SMALLEST_PIECE:
+                for start in {letters[i : i + FEWEST_LETTERS] for i in range(len(letters) - FEWEST_LETTERS + 1)}:
+                    self.starts[start] = (*self.starts.get(start, ()), number)
+        self.lengths = sorted({min(ngram, len(question)) for question in questions if len(question) >= FEWEST_WORDS})
 
     def sharing(self, prompt: list[str]) -> Counter[int]:
         """How many runs of words the prompt shares with each question that it shares any with."""
         shared: Counter[int] = Counter()
-        for run in _runs(prompt, self.ngram):
-            if run in self.runs[self.ngram]:
-                shared.update(self.runs[self.ngram][run])
-        for length in self.short:
+        for length in self.lengths:
             for run in _runs(prompt, length):
-                if run in self.whole:
-                    shared.update(self.whole[run])
-        if FEWEST_WORDS <= len(prompt) < self.ngram:
-            if len(prompt) not in self.runs:
-                self.runs[len(prompt)] = self._runs(len(prompt))
-            parts = self.runs[len(prompt)].get(" ".join(prompt), ())
-            shared.update(number for number in parts if 3 * len(prompt) >= len(self.questions[number]))
+                if run in self.runs:
+                    shared.update(self.runs[run])
+        if len(prompt) <= self.ngram:
+            letters = "".join(prompt)
+            for number in self.starts.get(letters[:FEWEST_LETTERS], ()):
+                if letters in self.letters[number] and len(letters) >= SMALLEST_PIECE * len(self.letters[number]):
+                    shared[number] += 1
         return shared
 
 

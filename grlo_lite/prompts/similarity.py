@@ -36,7 +36,7 @@ def similarity(one: str, other: str) -> float:
 
 
 def bands(texts: list[str]) -> Any:
-    """Each text's MinHash signature, folded to 16 band hashes: uint64 (texts, 16). Texts that share one may be alike."""
+    """Each text's MinHash signature, as 16 band hashes: uint64 (texts, 16). Texts that share one may be alike."""
     import numpy
     from rensa import RMinHash
 
