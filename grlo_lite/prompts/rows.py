@@ -45,7 +45,7 @@ def _read(part: Part, limit: int | None, key: str, notes: list[str]) -> list[Mes
         rows.append(messages)
         answered += was_answered
     if answered:
-        notes.append(f"{answered} rows of {part.source} ended with an assistant's turn, which is left out")
+        notes.append(f"{answered} of the rows of {part.source} ended with an assistant's turn, which is left out")
     return rows
 
 

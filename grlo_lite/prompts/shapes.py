@@ -102,7 +102,7 @@ def _message(turn: Any, where: str) -> dict[str, str]:
         if key not in turn:
             raise BadInput(f"{where} has no {key!r} (found: {', '.join(turn)}); a message has 'role' and 'content'")
     role, content = turn[role_key], turn[text_key]
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise BadInput(f"{where}: the {role_key} {role!r} is unknown; use one of {', '.join(sorted(set(ROLES)))}")
     if isinstance(content, list):  # OpenAI's parts; an image or a sound cannot be asked here
         if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):

@@ -38,7 +38,7 @@ def similarity(one: str, other: str) -> float:
 def bands(texts: list[str]) -> Any:
     """Each text's MinHash signature, as 16 band hashes: uint64 (texts, 16). Texts that share one may be alike."""
     import numpy
-    from rensa import RMinHash
+    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] (compiled, without stubs)
 
     folded = numpy.empty((len(texts), BANDS), dtype=numpy.uint64)
     prime = numpy.uint64(0x9E3779B97F4A7C15)

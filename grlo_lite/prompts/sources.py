@@ -160,7 +160,7 @@ def _csv_rows(path: Path) -> Iterator[Located]:
                 raise BadInput(f"{where} has no cell for {missing!r}; every line needs one for each name in the header")
             yield where, row
     except csv.Error as error:
-        raise BadInput(f"{path}, line {reader.line_num} is not CSV ({error}); mend its quotes") from None
+        raise BadInput(f"{path}, line {reader.reader.line_num} is not CSV ({error}); mend its quotes") from None
 
 
 def _parquet_rows(path: Path) -> Iterator[Located]:
