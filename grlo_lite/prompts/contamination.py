@@ -55,15 +55,21 @@ class QuestionSet:
 def question_sets(against: Iterable[str | DataSet], suite_sets: tuple[str, ...] = SUITE_SETS) -> list[QuestionSet]:
     """The named sets with their questions, then, as unchecked, each of the suites' sets that was not among them.
 
-    A folder stands for every file of rows in it. A Hub data set that cannot be reached is unchecked, too. Raises
-    BadInput where a file is missing or cannot be read: what was named has to be checked.
+    A folder stands for those of its files that are named after one of the suites' sets. A Hub data set that cannot be
+    reached is unchecked, too. Raises BadInput where a file is missing or cannot be read, or a folder has no such file:
+    what was named has to be checked.
     """
     found = []
     for named in against:
         place = DataSet(source=named) if isinstance(named, str) else named
         path = Path(place.source).expanduser()
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if _holds_rows(file))
+            files = sorted(file for file in path.iterdir() if _is_of_a_suite(file))
+            if not files:
+                raise BadInput(
+                    f"prompts.decontaminate.against={place.source!r} has no file named after one of "
+                    f"{', '.join(SUITE_SETS)}; name the files themselves"
+                )
             found += [_question_set(DataSet(source=str(file), column=place.column), file.name) for file in files]
         else:
             found.append(_question_set(place, path.name if path.exists() else place.source))
@@ -78,9 +84,9 @@ def question_set(name: str, texts: list[str]) -> QuestionSet:
     return QuestionSet(name, tuple(Question(name, str(number), text) for number, text in enumerate(texts, 1)))
 
 
-def _holds_rows(file: Path) -> bool:
-    suffixes = [suffix for suffix in sources.SUFFIXES if suffix != ".txt"]
-    return any(file.name.lower().endswith((suffix, f"{suffix}.gz")) for suffix in suffixes)
+def _is_of_a_suite(file: Path) -> bool:
+    holds_rows = any(file.name.lower().endswith((suffix, f"{suffix}.gz")) for suffix in sources.SUFFIXES)
+    return holds_rows and any(_squeezed(name) in _squeezed(file.name) for name in SUITE_SETS)
 
 
 def _squeezed(name: str) -> str:
@@ -135,10 +141,11 @@ def decontaminated(
     texts = [text_of(row) for row in rows]
     hits = sorted(_hits(texts, questions, ngram, threshold)) if questions else []
     contaminated = {prompt for prompt, _, _ in hits}
+    listed = [_listed(texts[prompt], questions[question], alike) for prompt, question, alike in hits]
     kept = [row for number, row in enumerate(rows) if number not in contaminated]
     if not kept:
-        raise BadInput(f"none of the {len(rows)} prompts is left: each asks what an evaluation set asks")
-    listed = [_listed(texts[prompt], questions[question], alike) for prompt, question, alike in hits]
+        by_set = ", ".join(sorted({hit["set"] for hit in listed}))
+        raise BadInput(f"none of the {len(rows)} prompts is left: each asks what an evaluation set asks ({by_set})")
     example = f"{' '.join(listed[0]['prompt'].split())[:40]}… ({listed[0]['set']})" if listed else ""
     checked = [found for found in sets if not found.unchecked]
     report = {

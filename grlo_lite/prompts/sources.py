@@ -3,6 +3,7 @@
 import csv
 import gzip
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -209,10 +210,13 @@ def grlo_1k() -> Path:
     path = cache() / "grlo-1k-353c180.jsonl"
     if not path.exists():
         content = _fetched(GRLO_1K_URL)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_bytes(content)
-        partial.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.{os.getpid()}")
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError as error:
+            raise BadInput(f"grlo-1k cannot be kept as {path}: {error.strerror}; set XDG_CACHE_HOME") from None
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != GRLO_1K_SHA256:
         refused = path.with_name(f"{path.name}.refused")
@@ -233,7 +237,7 @@ def _fetched(url: str) -> bytes:
     try:
         with _opened(url) as response:
             return response.read()
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise Unreachable(_unreachable("grlo-1k", f"{url.split('/')[2]} ({getattr(error, 'reason', error)})")) from None
 
 
@@ -261,6 +265,8 @@ def _opened(url: str) -> Any:
             outcome.append(urllib.request.urlopen(url, timeout=ANSWER_SECONDS))
         except OSError as error:
             outcome.append(error)
+        except (http.client.HTTPException, ValueError) as error:  # no HTTP, or no URL
+            outcome.append(OSError(f"{type(error).__name__} {error}"))
 
     thread = threading.Thread(target=open_it, daemon=True)
     thread.start()

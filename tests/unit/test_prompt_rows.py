@@ -44,7 +44,7 @@ def test_counts_are_drawn_and_a_source_without_one_gives_all_it_has(tmp_path):
     a, b = numbered(tmp_path, "a.jsonl", 30), numbered(tmp_path, "b.jsonl", 10)
     rows = texts((Part(source=a, count=5), Part(source=b)))
     assert [sum(row.startswith(name) for row in rows) for name in "ab"] == [5, 10]
-    with pytest.raises(BadInput, match="count=31 is more than the 30 rows of .*a.jsonl"):
+    with pytest.raises(BadInput, match=r"count=31 is more than the 30 rows of .*a.jsonl"):
         prompts.load((Part(source=a, count=31), Part(source=b)), None, 0)
 
 
@@ -74,7 +74,7 @@ def test_a_written_file_reads_back_as_the_same_rows(tmp_path):
     rows = [asked("one"), [{"role": "system", "content": "Be brief."}, *asked("zwei\u2028drei")]]
     prompts.write(tmp_path / "left.jsonl", rows)
     assert prompts.load((Part(source=str(tmp_path / "left.jsonl")),), None, 0)[0] == rows
-    with pytest.raises(BadInput, match="--write-prompts .* cannot be written"):
+    with pytest.raises(BadInput, match=r"--write-prompts .* cannot be written"):
         prompts.write(tmp_path / "none" / "left.jsonl", rows)
 
 

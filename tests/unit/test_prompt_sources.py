@@ -191,7 +191,7 @@ def test_a_hub_data_set_out_of_reach_says_so_and_names_what_is_cached(monkeypatc
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(BadInput, match="needs the network.* at hand without it: microcosm, mine/kept, or a file"):
+    with pytest.raises(BadInput, match=r"needs the network.* at hand without it: microcosm, mine/kept, or a file"):
         load("nobody/nothing")
 
 
@@ -269,3 +269,11 @@ def test_the_real_file_is_the_release(shared_data):
     rows = load(path)
     assert len(rows) == 1000
     assert all(len(row) == 1 and row[0]["role"] == "user" for row in rows)
+
+
+def test_a_cache_that_cannot_be_written_is_named(served, monkeypatch, tmp_path):
+    served.content = b"x"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(BadInput, match=r"grlo-1k cannot be kept as .*: Not a directory; set XDG_CACHE_HOME"):
+        load("grlo-1k")

@@ -98,7 +98,7 @@ def test_sources_come_alone_or_as_a_list_and_survive_being_written_out(tmp_path)
     alone = recipe.load("microcosm", ["prompts.split=test", "prompts.decontaminate=false"]).prompts
     assert [(part.source, part.split) for part in alone.parts()] == [("microcosm", "test")]
     assert not alone.decontaminate.enabled
-    with pytest.raises(recipe.BadInput, match="prompts.split=x beside a list of sources; write it into the list's"):
+    with pytest.raises(recipe.BadInput, match=r"prompts.split=x beside a list of sources; write it into the list's"):
         recipe.load("microcosm", [*words, "prompts.split=x"])
 
 
