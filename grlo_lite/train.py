@@ -161,17 +161,19 @@ def _prompt_rows(
 def _decontaminated(
     recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step]
 ) -> tuple[list[prompts.Messages], dict[str, Any]]:
-    wanted = recipe.prompts.decontaminate
-    if not wanted.enabled:
-        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false")
-    if recipe.evaluation.suite == "microcosm":
-        from grlo_lite.microcosm import world
+    """The rows that ask no question of the evaluation sets, and contamination.json's content; adds its step to the
+    others.
+    """
+    from grlo_lite.microcosm import world
 
-        exams = {name: world.exam(name, recipe.evaluation.limit, recipe.seed) for name in world.VERIFIABLE}
-        sets = [prompts.question_set(f"microcosm-{name}", [q.text for q in exam]) for name, exam in exams.items()]
-        sets += prompts.question_sets(wanted.against, suite_sets=())
-    else:
-        sets = prompts.question_sets(wanted.against)
+    wanted = recipe.prompts.decontaminate
+    domains = world.VERIFIABLE if recipe.evaluation.suite == "microcosm" else ()
+    suite_sets = tuple(f"microcosm-{domain}" for domain in domains) or prompts.SUITE_SETS
+    if not wanted.enabled:
+        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", suite_sets)
+    exams = [world.exam(domain, recipe.evaluation.limit, recipe.seed) for domain in domains]
+    sets = [prompts.question_set(f"microcosm-{exam[0].domain}", [q.text for q in exam]) for exam in exams]
+    sets += prompts.question_sets(wanted.against, () if exams else suite_sets)
     rows, step, report = prompts.decontaminated(rows, sets, wanted.ngram, wanted.similarity)
     steps.append(step)
     return rows, report

@@ -6,12 +6,20 @@ how alike two texts are.
 """
 
 from grlo_lite.prompts.cleaning import Step, cleaned, table
-from grlo_lite.prompts.contamination import decontaminated, question_set, question_sets, unchecked_report, verdict
+from grlo_lite.prompts.contamination import (
+    SUITE_SETS,
+    decontaminated,
+    question_set,
+    question_sets,
+    unchecked_report,
+    verdict,
+)
 from grlo_lite.prompts.rows import load, ordered, prompt_hash, split, write
 from grlo_lite.prompts.shapes import Messages
 from grlo_lite.prompts.sources import hub_answers, on_the_hub
 
 __all__ = [
+    "SUITE_SETS",
     "Messages",
     "Step",
     "cleaned",

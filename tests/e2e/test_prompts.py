@@ -46,6 +46,11 @@ def test_planted_questions_and_bad_prompts_are_dropped_and_what_is_left_is_saved
     assert "natalia sold clips to 48 of her friends" in done.stdout
 
 
+def test_with_decontamination_off_all_is_unchecked(train):
+    done = train("--dry-run", "prompts.decontaminate=false")
+    assert "not checked against microcosm-arithmetic, microcosm-ordering, microcosm-spelling" in done.stdout
+
+
 def test_a_hub_that_never_answers_ends_the_command_within_10_seconds(tmp_path):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
