@@ -10,7 +10,7 @@ from typing import Any
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "unsloth", "unsloth_zoo")
 
 
-def facts(recipe_name: str, policy: Any, reward_model: Any, rows: list, seed: int) -> dict[str, Any]:
+def facts(recipe_name: str, policy: Any, judges: list, rows: list, seed: int) -> dict[str, Any]:
     """Versions, device, seed, model commits, and hashes of the prompt set and the chat template."""
     import torch
 
@@ -27,7 +27,7 @@ def facts(recipe_name: str, policy: Any, reward_model: Any, rows: list, seed: in
         "backend": policy.backend,
         "seed": seed,
         "model_commit": getattr(policy.model.config, "_commit_hash", None),
-        "reward_model_commit": getattr(reward_model.model.config, "_commit_hash", None),
+        "reward_model_commits": {name: getattr(model.model.config, "_commit_hash", None) for name, _, model in judges},
         "prompts_sha256": prompt_hash(rows),
         "template_sha256": hashlib.sha256(policy.tokenizer.chat_template.encode()).hexdigest(),
         "git_commit": _command("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),

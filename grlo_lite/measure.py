@@ -55,7 +55,7 @@ def sampled_answers(
 def both_arms(
     model: Any, tokenizer: Any, prompts: list[Messages], formatted: Callable[[Messages], str], **sampling: Any
 ) -> dict[str, list[str]]:
-    """Each arm's answers to the same prompts with the same seed: the base with the adapter off, the tuned with it on."""
+    """Each arm's answers to the same prompts with the same seed: base with the adapter off, tuned with it on."""
     model.eval()
     texts = [formatted(prompt) for prompt in prompts]
     answers = {}

@@ -52,7 +52,7 @@ class Lora(Section):
     """The adapter: its rank, its scale (`alpha / rank`) and the linear layers it is put on."""
 
     rank: Positive = 32
-    alpha: PositiveFloat = 64
+    alpha: Positive = 64
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
@@ -176,6 +176,27 @@ class Truncated(Section):
     value: float = 1.0
 
 
+class Judge(Section):
+    """One more reward model, whose raw score counts `weight` times."""
+
+    name: str
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
+class Heldout(Section):
+    """A reward model that is never optimized. Every `every` steps it scores the policy's answers to a fixed set of
+    prompts.
+    """
+
+    name: str | None = None
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+    every: Positive = 10
+    prompts: Annotated[int, Field(ge=2)] = 32
+
+
 class Reward(Section):
     """The frozen reward model and how its scores are shaped. `shuffle` permutes the rewards: a control that must not
     learn.
@@ -184,12 +205,34 @@ class Reward(Section):
     name: str
     revision: str = "main"
     quantization: Quantization = "nf4"
+    models: tuple[Judge, ...] = ()  # further judges; the score is the main model's plus theirs, each times its weight
+    heldout: Heldout = Heldout()
     max_tokens: Positive = 4096
     tokens_per_batch: Positive | Literal["auto"] = "auto"
     truncated: Truncated = Truncated()
     length_penalty: NonNegativeFloat = 0.0  # reward units for each 1,000 completion tokens beyond length_free
     length_free: Annotated[int, Field(ge=0)] = 0
+    repetition_penalty: NonNegativeFloat = 0.0  # reward units for a completion that consists of repeated 4-grams alone
+    clip: PositiveFloat | None = None  # rewards are cut to ± this, last of all
     shuffle: bool = False
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """Every reward model that is optimized, the main one first."""
+        return (Judge(name=self.name, revision=self.revision, quantization=self.quantization), *self.models)
+
+    @model_validator(mode="after")
+    def judges_have_names_of_their_own(self):
+        names = [judge.name for judge in self.judges]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"reward.name and reward.models name a model twice ({', '.join(names)}); use its weight instead"
+            )
+        if self.heldout.name in names:
+            raise ValueError(
+                f"reward.heldout.name={self.heldout.name} is optimized; a held-out judge must be another model"
+            )
+        return self
 
 
 class Algorithm(Section):
@@ -251,6 +294,29 @@ class Evaluation(Section):
     limit: Positive = 300
 
 
+class Guard(Section):
+    """A limit on one number, averaged over `guards.window` steps, and what to do when it is crossed; null turns it
+    off.
+    """
+
+    limit: Annotated[float, Field(allow_inf_nan=False)] | None
+    action: Literal["warn", "stop"] = "warn"
+
+
+class Guards(Section):
+    """What is watched while a run goes on. Each guard speaks once, and saves the samples that show what it saw."""
+
+    window: Positive = 5
+    reward_length_correlation: Guard = Guard(limit=0.8)  # longer is better: the commonest reward hack
+    truncated_fraction: Guard = Guard(limit=0.8)  # most answers do not end
+    repetition_fraction: Guard = Guard(limit=0.3)  # share of repeated 4-grams
+    distinct_fraction: Guard = Guard(limit=0.3)  # of a group's completions, the share that differ; below: collapse
+    entropy: Guard = Guard(limit=0.02)  # nats a token; below: nothing is explored any more
+    equal_groups_fraction: Guard = Guard(limit=0.9)  # groups whose rewards are all equal teach nothing
+    on_overoptimization: Literal["warn", "stop", "keep_best"] = "warn"
+    overoptimization_patience: Positive = 3  # evaluations in a row with the trained reward up and the held-out one down
+
+
 class Logging(Section):
     """Where metrics go beside the run directory (Transformers' integrations by name) and how many samples a step are
     kept.
@@ -272,12 +338,26 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     budget: Budget = Budget()
     evaluation: Evaluation = Evaluation()
+    guards: Guards = Guards()
     logging: Logging = Logging()
 
     @field_validator("*", mode="before")
     @classmethod
     def an_empty_section_is_its_default(cls, value: Any) -> Any:
         return {} if value is None else value
+
+    @property
+    def heldout_prompts(self) -> int:
+        """How many prompts are kept out of training: for the measurement at the end and for the held-out judge."""
+        return max(self.evaluation.heldout_prompts, self.reward.heldout.prompts if self.reward.heldout.name else 0)
+
+    @model_validator(mode="after")
+    def keep_best_needs_a_judge(self):
+        if self.guards.on_overoptimization == "keep_best" and self.reward.heldout.name is None:
+            raise ValueError(
+                "guards.on_overoptimization=keep_best needs a judge that is not optimized: set reward.heldout.name"
+            )
+        return self
 
     @model_validator(mode="after")
     def batches_divide(self):

@@ -7,10 +7,11 @@ measurement at the end.
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import microcosm, prompts, rundir
+from grlo_lite import closing, microcosm, prompts, rundir
 from grlo_lite import recipe as recipes
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
 from grlo_lite.recipe import BadInput, Recipe
@@ -20,28 +21,14 @@ from grlo_lite.rundir import RunDir
 def main(argv: list[str] | None = None) -> int:
     """Trains, and returns the exit code. Raises BadInput where the user has to change something."""
     arguments, overrides = _parsed(argv)
-    if arguments.resume:
-        run = rundir.to_resume(arguments.run_dir)
-        recipe, name = _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name()
-        why = f"resuming the run {run.path}"
-    else:
-        name = arguments.recipe or "microcosm"
-        recipe = recipes.load(name, overrides)
-        why = (
-            "named on the command line"
-            if arguments.recipe
-            else "none was named, and the built-in miniature world runs anywhere"
-        )
-        name = Path(name).stem
+    run, recipe, name, why = _chosen(arguments, overrides)
     print(f"recipe {name}: {why}", flush=True)
-
-    models = (_policy_path(recipe), _reward_path(recipe))
-    settle_libraries(offline=_needs_no_hub(recipe, models))
+    settle_libraries(offline=_needs_no_hub(recipe))
     if arguments.dry_run:
         return _dry_run(recipe, arguments.write_prompts)
     device, backend = _device_and_backend(recipe)
     train_rows, heldout_rows, contamination = _prompt_rows(recipe, arguments.write_prompts)
-    if not arguments.resume:
+    if run is None:
         run = rundir.create(arguments.run_dir or rundir.default_path(name))
         rundir.write_json(run.contamination, contamination)
     print(f"run directory {run.path}", flush=True)
@@ -52,6 +39,17 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
     finally:
         rundir.discard_if_unused(run)
+
+
+def _chosen(arguments: argparse.Namespace, overrides: list[str]) -> tuple[RunDir | None, Recipe, str, str]:
+    """The run to go on with, if any; the recipe, its name, and why it is that one."""
+    if arguments.resume:
+        run = rundir.to_resume(arguments.run_dir)
+        return run, _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name(), f"resuming the run {run.path}"
+    if arguments.recipe:
+        return None, recipes.load(arguments.recipe, overrides), Path(arguments.recipe).stem, "named on the command line"
+    why = "none was named, and the built-in miniature world runs anywhere"
+    return None, recipes.load("microcosm", overrides), "microcosm", why
 
 
 def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -106,8 +104,17 @@ def _policy_path(recipe: Recipe) -> str:
     return _model_path("model.name", recipe.model.name, microcosm.POLICY)
 
 
-def _reward_path(recipe: Recipe) -> str:
-    return _model_path("reward.name", recipe.reward.name, microcosm.REWARD)
+def _model_paths(recipe: Recipe) -> list[str]:
+    """Every model of the recipe as a path or a Hub id. Raises BadInput where a path leads nowhere."""
+    heldout = recipe.reward.heldout.name
+    names = [judge.name for judge in recipe.reward.judges] + ([heldout] if heldout else [])
+    return [_policy_path(recipe), *map(_judge_path, names)]
+
+
+def _judge_path(name: str) -> str:
+    if name == "microcosm-heldout":
+        return str(microcosm.HELDOUT)
+    return _model_path("reward.name", name, microcosm.REWARD)
 
 
 def _model_path(key: str, name: str, shipped: Path) -> str:
@@ -121,13 +128,13 @@ def _model_path(key: str, name: str, shipped: Path) -> str:
     return name
 
 
-def _needs_no_hub(recipe: Recipe, models: tuple[str, str]) -> bool:
+def _needs_no_hub(recipe: Recipe) -> bool:
     """Whether all is local, or the Hub, which prompts are to come from, does not answer: then its cache has to do."""
     against = recipe.prompts.decontaminate.against if recipe.prompts.decontaminate.enabled else ()
     named = [*recipe.prompts.parts(), *against]
     if any(prompts.on_the_hub(place if isinstance(place, str) else place.source) for place in named):
         return not prompts.hub_answers()
-    return all(Path(path).exists() for path in models)
+    return all(Path(path).exists() for path in _model_paths(recipe))
 
 
 def _prompt_rows(
@@ -153,7 +160,7 @@ def _prompt_rows(
     print(prompts.verdict(contamination))
     if write_to:
         prompts.write(write_to, rows)
-    train_rows, heldout_rows = prompts.split(rows, recipe.evaluation.heldout_prompts, recipe.seed)
+    train_rows, heldout_rows = prompts.split(rows, recipe.heldout_prompts, recipe.seed)
     print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
     return train_rows, heldout_rows, contamination
 
@@ -180,8 +187,11 @@ def _decontaminated(
 
 
 def _device_and_backend(recipe: Recipe) -> tuple[Any, str]:
-    """Where the run computes and who loads its policy; imports Unsloth, if it is that, before all that Unsloth patches."""
-    from grlo_lite import hardware, policy as policies
+    """Where the run computes and who loads its policy; imports Unsloth, if it is that, before all that Unsloth
+    patches.
+    """
+    from grlo_lite import hardware
+    from grlo_lite import policy as policies
 
     device = hardware.device()
     backend = policies.chosen_backend(recipe.backend, device)
@@ -211,11 +221,13 @@ def _dry_run(recipe: Recipe, write_to: Path | None) -> int:
 def _train(
     recipe: Recipe, name: str, run: RunDir, device: Any, backend: str, train_rows: list, heldout_rows: list
 ) -> int:
-    from grlo_lite import algorithm, environment, policy as policies, reward as reward_models
-    from grlo_lite.guards import Stops
+    from grlo_lite import algorithm, environment
+    from grlo_lite import policy as policies
+    from grlo_lite.guards import Stops, Watch
     from grlo_lite.journal import Journal
+    from grlo_lite.shaping import RewardFunction
 
-    # 1. The policy and, beside it, the reward model
+    # 1. The policy and, beside it, the reward models
     policy = policies.load(
         _policy_path(recipe),
         recipe.model.revision,
@@ -226,25 +238,13 @@ def _train(
         recipe.prompts.max_tokens + recipe.rollout.max_tokens,
         recipe.seed,
     )
-    reward_model = reward_models.load(
-        _reward_path(recipe),
-        recipe.reward.revision,
-        recipe.reward.quantization,
-        device,
-        recipe.reward.max_tokens,
-        16_384 if recipe.reward.tokens_per_batch == "auto" else recipe.reward.tokens_per_batch,
-    )
-    rewards = reward_models.RewardFunction(
-        reward_model,
-        policies.stop_token_ids(policy.tokenizer),
-        recipe.reward.truncated,
-        recipe.reward.length_penalty,
-        recipe.reward.length_free,
-        recipe.seed if recipe.reward.shuffle else None,
-    )
+    judges = [(judge.name, judge.weight, _reward_model(recipe, judge, device)) for judge in recipe.reward.judges]
+    stop_ids = policies.stop_token_ids(policy.tokenizer)
+    rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
+    heldout_judge = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
 
     # 2. The run directory, as far as it can be written now
-    checkpoint = _begin(run, recipe, environment.facts(name, policy, reward_model, train_rows, recipe.seed))
+    checkpoint = _begin(run, recipe, environment.facts(name, policy, judges, train_rows, recipe.seed))
     before = rundir.read_lines(run.metrics)[-1] if checkpoint else {}
 
     # 3. TRL's trainer, composed of these
@@ -257,8 +257,10 @@ def _train(
         recipe.logging.samples_per_step,
         lambda: stops.elapsed_seconds,
         (before.get("rollouts", 0), before.get("generated_tokens", 0)),
+        heldout_judge,
     )
-    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, stops], device)
+    watch = Watch(recipe.guards, run, journal.latest)
+    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, watch, stops], device)
 
     # 4. Training; an interruption leaves through the same door, with a checkpoint saved
     stops.listen()
@@ -268,11 +270,12 @@ def _train(
         raise KeyboardInterrupt
 
     # 5. The adapter, the measurement, and last of all the summary
-    evaluation = _measured(recipe, policy, reward_model, heldout_rows)
-    policies.save_adapter(policy.model, policy.tokenizer, run.adapter, model_card(recipe, name, evaluation))
+    evaluation = _measured(recipe, policy, rewards, heldout_rows)
+    card = closing.model_card(recipe, name, _policy_path(recipe), evaluation)
+    policies.save_adapter(policy.model, policy.tokenizer, run.adapter, card)
     rundir.write_json(run.evaluation, evaluation)
-    rundir.write_json(run.summary, _summary(recipe, name, run, stops))
-    print(closing_table(evaluation, run))
+    rundir.write_json(run.summary, _summary(recipe, name, run, stops.elapsed_seconds, watch.because or stops.because))
+    print(closing.table(evaluation, run))
     return 0
 
 
@@ -294,24 +297,59 @@ def _begin(run: RunDir, recipe: Recipe, facts: dict[str, Any]) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def _measured(recipe: Recipe, policy: Any, reward_model: Any, heldout_rows: list) -> dict[str, Any]:
-    """Base against tuned on the held-out prompts and on the recipe's suite, as evaluation.json holds it."""
+def _reward_model(recipe: Recipe, judge: Any, device: Any) -> Any:
+    from grlo_lite import reward
+
+    limits = recipe.reward.max_tokens, recipe.reward.tokens_per_batch
+    return reward.load(_judge_path(judge.name), judge.revision, judge.quantization, device, *limits)
+
+
+def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any) -> Any:
+    """What the journal asks after each step: the held-out judge, or nothing where the recipe names none."""
     from grlo_lite import measure
+    from grlo_lite.guards import HeldoutJudge
+
+    heldout = recipe.reward.heldout
+    if heldout.name is None:
+        return lambda step: {}
+    model, fixed = _reward_model(recipe, heldout, device), heldout_rows[: heldout.prompts]
+    if len(fixed) < 2:
+        raise BadInput(
+            f"reward.heldout.prompts={heldout.prompts}, but only {len(fixed)} prompts could be held out; add prompts"
+        )
+    sampling = _sampling(recipe, policy)
+
+    def answers() -> list[prompts.Messages]:
+        policy.model.eval()
+        said = measure.sampled_answers(policy.model, policy.tokenizer, texts, seed=recipe.seed, **sampling)
+        policy.model.train()
+        return [[*p, {"role": "assistant", "content": text}] for p, text in zip(fixed, said, strict=True)]
+
+    texts = [_formatted(policy, row) for row in fixed]
+    return HeldoutJudge(answers, rewards.score, model.score, heldout.every)
+
+
+def _sampling(recipe: Recipe, policy: Any) -> dict[str, int]:
+    on_gpu = policy.model.device.type == "cuda"
+    return {"max_tokens": recipe.rollout.max_tokens, "rows_at_once": recipe.rollout.batch if on_gpu else 512}
+
+
+def _formatted(policy: Any, messages: prompts.Messages) -> str:
     from grlo_lite import policy as policies
 
-    sampling = {
-        "max_tokens": recipe.rollout.max_tokens,
-        "rows_at_once": recipe.rollout.batch if policy.model.device.type == "cuda" else 512,
-    }
+    return policies.formatted(policy.tokenizer, messages)
 
-    def formatted(messages: prompts.Messages) -> str:
-        return policies.formatted(policy.tokenizer, messages)
 
+def _measured(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:
+    """Base against tuned on the held-out prompts and on the recipe's suite, as evaluation.json holds it."""
+    from grlo_lite import measure
+
+    sampling, formatted = _sampling(recipe, policy), partial(_formatted, policy)
     heldout, accuracies = None, {}
-    if len(heldout_rows) > 1:
+    if len(heldout_rows) > 1 and recipe.evaluation.heldout_prompts:
         print(f"measuring: {len(heldout_rows)} held-out prompts, base and tuned", flush=True)
         heldout = measure.heldout_reward(
-            policy.model, policy.tokenizer, heldout_rows, formatted, reward_model.score, seed=recipe.seed, **sampling
+            policy.model, policy.tokenizer, heldout_rows, formatted, rewards.score, seed=recipe.seed, **sampling
         )
     if recipe.evaluation.suite == "microcosm":
         print(f"measuring: {recipe.evaluation.limit} questions a domain, base and tuned", flush=True)
@@ -321,94 +359,23 @@ def _measured(recipe: Recipe, policy: Any, reward_model: Any, heldout_rows: list
     return measure.evaluation(recipe.evaluation.suite, heldout, accuracies)
 
 
-def _summary(recipe: Recipe, name: str, run: RunDir, stops: Any) -> dict[str, Any]:
+def _summary(recipe: Recipe, name: str, run: RunDir, seconds: float, because: str) -> dict[str, Any]:
     first, *_, last = [rundir.read_lines(run.metrics)[i] for i in (0, -1)]
-    hours = stops.elapsed_seconds / 3600
+    hours = seconds / 3600
     price = recipe.budget.usd_per_hour
     return {
         "recipe": name,
         "steps": last["step"],
         "rollouts": last["rollouts"],
         "generated_tokens": last["generated_tokens"],
-        "wall_seconds": stops.elapsed_seconds,
+        "wall_seconds": seconds,
         "gpu_hours": hours if "peak_vram_gib" in last else 0.0,
         **({"cost_usd": hours * price} if price else {}),
         "reward_first": first["reward_mean"],
         "reward_last": last["reward_mean"],
-        "stopped_because": stops.because,
+        "stopped_because": because,
         "adapter_sha256": rundir.file_sha256(run.adapter / "adapter_model.safetensors"),
     }
-
-
-def closing_table(evaluation: dict[str, Any], run: RunDir) -> str:
-    """The last lines of a run: base against tuned with 95 % intervals, and what to type next."""
-    rows = [("", "questions", "base", "tuned", "difference", "95 % interval")]
-    for task in evaluation["tasks"]:
-        rows.append((f"{task['domain']} ({task['metric']})", str(task["n"]), *_numbers(task)))
-    if "average" in evaluation:
-        rows.append(("average accuracy", "", *_numbers(evaluation["average"])))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    commands = (
-        f"head -n 4 {run.samples}",
-        "python -m grlo_lite.train seed=1",
-        "python -m grlo_lite.train reward.shuffle=true",
-    )
-    notes = (
-        "what was said at the first step",
-        "the same with another seed",
-        "the control: shuffled rewards must teach nothing",
-    )
-    width = max(map(len, commands))
-    following = [f"  {command.ljust(width)}  # {note}" for command, note in zip(commands, notes, strict=True)]
-    return "\n".join(["", *lines, "", f"the adapter is in {run.adapter}; next:", *following])
-
-
-def _numbers(row: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        f"{row['base']:.3f}",
-        f"{row['tuned']:.3f}",
-        f"{row['difference']:+.3f}",
-        f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]",
-    )
-
-
-def model_card(recipe: Recipe, name: str, evaluation: dict[str, Any]) -> str:
-    """The adapter's README: what it is, how to load it, what was measured."""
-    base = _policy_path(recipe)
-    quantized = ", quantization_config=nf4" if recipe.model.quantization == "nf4" else ""
-    return f"""---
-base_model: {base}
-library_name: peft
-tags: [grlo, lora, trl, {recipe.algorithm.name}]
----
-
-# {name}
-
-A LoRA adapter (rank {recipe.lora.rank}) trained with grlo_lite by {recipe.algorithm.name.upper()} against the
-reward model `{recipe.reward.name}` on the prompts of
-`{", ".join(part.source for part in recipe.prompts.parts())}`, seed {recipe.seed}. The base model was in
-{"NF4 with double quantization" if quantized else "full precision"}; load it the same way:
-
-```python
-import torch
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer, BitsAndBytesConfig
-
-nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-model = AutoPeftModelForCausalLM.from_pretrained("ADAPTER"{quantized})
-tokenizer = AutoTokenizer.from_pretrained("ADAPTER")
-```
-
-| | n | base | tuned | difference | 95 % interval |
-| --- | --- | --- | --- | --- | --- |
-""" + "".join(
-        f"| {task['domain']} ({task['metric']}) | {task['n']} | {' | '.join(_numbers(task))} |\n"
-        for task in evaluation["tasks"]
-    )
 
 
 if __name__ == "__main__":

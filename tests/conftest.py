@@ -16,7 +16,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def train() -> Command:
-    """Runs `python -m grlo_lite.train WORDS` and returns what it printed; fails the test unless it exits with `code`."""
+    """Runs `python -m grlo_lite.train WORDS`, returns what it printed, and fails unless it exits with `code`."""
 
     def run(*words: object, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "grlo_lite.train", *map(str, words)]

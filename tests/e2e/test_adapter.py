@@ -15,6 +15,7 @@ from grlo_lite.journal import Journal
 from grlo_lite.microcosm import world
 from grlo_lite.recipe import Lora
 from grlo_lite.rundir import create
+from grlo_lite.shaping import RewardFunction
 
 CPU = torch.device("cpu")
 
@@ -58,9 +59,9 @@ def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
     values = recipe.load("microcosm", ["budget.steps=2"])
     made = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
     judge = reward.load(str(microcosm.REWARD), "main", "nf4", CPU, 512, 16_384)
-    rewards = reward.RewardFunction(judge, policy.stop_token_ids(made.tokenizer), values.reward.truncated, 0.0, 0, None)
+    rewards = RewardFunction([("main", 1.0, judge)], policy.stop_token_ids(made.tokenizer), values.reward, 8, 0)
     run = create(tmp_path / "r")
-    journal = Journal(run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0))
+    journal = Journal(run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0), lambda step: {})
     before = frozen_bytes(made.model), frozen_bytes(judge.model)
     rows = prompts.load("microcosm", None)
     algorithm.trainer(values, run.partial, made, rewards, rows, [journal], CPU).train()

@@ -54,6 +54,10 @@ def test_a_recipe_is_frozen():
         ("optimizer.learning_rate=.nan", "optimizer.learning_rate=nan"),
         ("algorithm.name=ppo", "algorithm.name='ppo' is refused: input should be 'grpo' or 'rloo'"),
         ("budget.usd=3", "set budget.usd_per_hour"),
+        ("guards.on_overoptimization=keep_best", "set reward.heldout.name"),
+        ("reward.models=[{name: microcosm}]", "name a model twice"),
+        ("reward.heldout.name=microcosm", "must be another model"),
+        ("guards.entropy.limt=1", "did you mean guards.entropy.limit?"),
         ("model=3", "name one of its keys"),
         ("seed", "has no '='"),
         ("seed=[", "is no YAML"),
@@ -79,7 +83,7 @@ def test_a_mistake_is_named_with_its_mend(override, told):
 
 
 def test_rloo_refuses_a_loss_it_does_not_have():
-    with pytest.raises(recipe.BadInput, match="algorithm.loss=dapo has no meaning with algorithm.name=rloo"):
+    with pytest.raises(recipe.BadInput, match=r"algorithm\.loss=dapo has no meaning with algorithm.name=rloo"):
         recipe.load("microcosm", ["algorithm.name=rloo", "algorithm.loss=dapo"])
 
 
