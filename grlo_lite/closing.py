@@ -54,7 +54,8 @@ tags: [grlo, lora, trl, {recipe.algorithm.name}]
 # {name}
 
 A LoRA adapter (rank {recipe.lora.rank}) trained with grlo_lite by {recipe.algorithm.name.upper()} against the
-reward model `{recipe.reward.name}` on the prompts of `{recipe.prompts.source}`, seed {recipe.seed}. The base was in
+reward model `{recipe.reward.name}` on the prompts of
+`{", ".join(part.source for part in recipe.prompts.parts())}`, seed {recipe.seed}. The base was in
 {"NF4 with double quantization" if quantized else "full precision"}; load it the same way:
 
 ```python

@@ -109,7 +109,7 @@ def versions_check(requirements: list[str], installed: Callable[[str], str]) -> 
 
 def diagnosis(recipe: Recipe, after_policy: bool, prompt_count: int) -> list[Check]:
     """The reward model's checks, by itself and beside the policy, and how far 4 bits move its scores."""
-    settle_libraries(offline=all(Path(path).exists() for path in parts.model_paths(recipe)))
+    settle_libraries(offline=parts.needs_no_hub(recipe))
     device, backend = parts.device_and_backend(recipe)
     policy = parts.load_policy(recipe, device, backend) if after_policy else None
     judge = recipe.reward.judges[0]

@@ -37,23 +37,62 @@ def _model_path(key: str, name: str, shipped: Path) -> str:
     return name
 
 
-def prompt_rows(recipe: Recipe) -> tuple[list[prompts.Messages], list[prompts.Messages]]:
-    """The prompts that fit, split into those to train on and those to measure on."""
+def needs_no_hub(recipe: Recipe) -> bool:
+    """Whether all is local, or the Hub, which prompts are to come from, does not answer: then its cache has to do."""
+    against = recipe.prompts.decontaminate.against if recipe.prompts.decontaminate.enabled else ()
+    named = [*recipe.prompts.parts(), *against]
+    if any(prompts.on_the_hub(place if isinstance(place, str) else place.source) for place in named):
+        return not prompts.hub_answers()
+    return all(Path(path).exists() for path in model_paths(recipe))
+
+
+def prompt_rows(
+    recipe: Recipe, write_to: Path | None = None
+) -> tuple[list[prompts.Messages], list[prompts.Messages], dict[str, Any]]:
+    """The prompts that are worth asking and no benchmark's, split into those to train on and those to measure on; and
+    the content of contamination.json.
+    """
     from grlo_lite.policy import formatted, load_tokenizer
 
-    rows = prompts.load(recipe.prompts.source, recipe.prompts.limit)
+    wanted = recipe.prompts
+    rows, notes = prompts.load(wanted.parts(), wanted.limit, recipe.seed)
     tokenizer = load_tokenizer(policy_path(recipe), recipe.model.revision)
 
     def token_count(messages: prompts.Messages) -> int:
         return len(tokenizer(formatted(tokenizer, messages), add_special_tokens=False)["input_ids"])
 
-    fitting, over = prompts.fitted(rows, token_count, recipe.prompts.max_tokens, recipe.prompts.overlong)
-    if over:
-        done = "cut to their ends" if recipe.prompts.overlong == "truncate" else "left out"
-        print(f"prompts: {over} of {len(rows)} were longer than prompts.max_tokens={recipe.prompts.max_tokens}, {done}")
-    train_rows, heldout_rows = prompts.split(fitting, recipe.heldout_prompts, recipe.seed)
+    rows, steps = prompts.cleaned(
+        rows, token_count, wanted.max_tokens, wanted.overlong, wanted.near_duplicates, wanted.language
+    )
+    rows, contamination = _decontaminated(recipe, rows, steps)
+    print("\n".join([*(f"prompts: {note}" for note in notes), prompts.table(steps)]))
+    print(prompts.verdict(contamination))
+    if write_to:
+        prompts.write(write_to, rows)
+    train_rows, heldout_rows = prompts.split(rows, recipe.heldout_prompts, recipe.seed)
     print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
-    return train_rows, heldout_rows
+    return train_rows, heldout_rows, contamination
+
+
+def _decontaminated(
+    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step]
+) -> tuple[list[prompts.Messages], dict[str, Any]]:
+    """The rows that ask no question of the evaluation sets, and contamination.json's content; adds its step to the
+    others.
+    """
+    from grlo_lite.microcosm import world
+
+    wanted = recipe.prompts.decontaminate
+    domains = world.VERIFIABLE if recipe.evaluation.suite == "microcosm" else ()
+    suite_sets = tuple(f"microcosm-{domain}" for domain in domains) or prompts.SUITE_SETS
+    if not wanted.enabled:
+        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", suite_sets)
+    exams = [world.exam(domain, recipe.evaluation.limit, recipe.seed) for domain in domains]
+    sets = [prompts.question_set(f"microcosm-{exam[0].domain}", [q.text for q in exam]) for exam in exams]
+    sets += prompts.question_sets(wanted.against, () if exams else suite_sets)
+    rows, step, report = prompts.decontaminated(rows, sets, wanted.ngram, wanted.similarity)
+    steps.append(step)
+    return rows, report
 
 
 def device_and_backend(recipe: Recipe) -> tuple[Any, str]:

@@ -8,10 +8,19 @@ import difflib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 
 class BadInput(Exception):
@@ -47,13 +56,104 @@ class Lora(Section):
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
-class Prompts(Section):
-    """Where the prompts come from: `microcosm`, or a JSONL file whose rows hold a `prompt` (text or messages)."""
+class DataSet(Section):
+    """Rows from outside: a file, or a data set of the Hugging Face Hub with its subset, split, column and revision."""
 
     source: str
+    subset: str | None = None
+    split: str | None = None  # of a Hub data set: train for prompts, test for questions
+    column: str | None = None
+    revision: str | None = None
+
+
+class Part(DataSet):
+    """One source of a mixture: its share (`weight`), or its `count` of prompts; with neither, all it has."""
+
+    weight: PositiveFloat | None = None
+    count: Positive | None = None
+
+
+def _text_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "text"
+
+
+Sources = Annotated[
+    Annotated[str, Tag("text")] | Annotated[tuple[Part, ...], Tag("list")],
+    Discriminator(_text_or_list),
+]
+
+
+def _text_or_set(value: Any) -> str:
+    return "set" if isinstance(value, dict | DataSet) else "text"
+
+
+Questions = Annotated[
+    Annotated[str, Tag("text")] | Annotated[DataSet, Tag("set")],
+    Discriminator(_text_or_set),
+]
+
+
+class Decontaminate(Section):
+    """Which prompts count as a benchmark's: those that share `ngram` words in a row with a question, or whose letters
+    are as alike as `similarity` (Jaccard). `against` names the questions: files, folders of files, Hub data sets.
+    """
+
+    enabled: bool = True
+    against: tuple[Questions, ...] = ()
+    ngram: Annotated[int, Field(ge=4)] = 8
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+    @model_validator(mode="before")
+    @classmethod
+    def on_or_off(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
+class Prompts(Section):
+    """Where the prompts come from and what is left out: `microcosm`, `grlo-1k`, a file, a Hub data set, or a list of
+    such sources, mixed.
+    """
+
+    source: Sources
+    subset: str | None = None
+    split: str | None = None
+    column: str | None = None
+    revision: str | None = None
     limit: Positive | None = None
     max_tokens: Positive = 1024
     overlong: Literal["drop", "truncate"] = "drop"  # truncate keeps the template and the end of the last message
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8  # Jaccard similarity; null keeps them
+    language: Annotated[str, Field(pattern="^[a-z]{2}$")] | None = None
+    decontaminate: Decontaminate = Decontaminate()
+
+    @model_validator(mode="after")
+    def a_list_says_it_in_its_items(self):
+        if isinstance(self.source, str):
+            return self
+        if not self.source:
+            raise ValueError("prompts.source is an empty list; name at least one source")
+        for key in ("subset", "split", "column", "revision"):
+            if (value := getattr(self, key)) is not None:
+                raise ValueError(f"prompts.{key}={value} beside a list of sources; write it into the list's items")
+        if any(part.weight and part.count for part in self.source) or (
+            any(part.weight for part in self.source) and not all(part.weight for part in self.source)
+        ):
+            raise ValueError("prompts.source mixes weight and count; give every item a weight, or none")
+        return self
+
+    def parts(self) -> tuple[Part, ...]:
+        """The sources, one or many."""
+        if not isinstance(self.source, str):
+            return self.source
+        return (
+            Part(
+                source=self.source,
+                subset=self.subset,
+                split=self.split,
+                column=self.column,
+                revision=self.revision,
+            ),
+        )
 
 
 class Rollout(Section):
@@ -366,24 +466,34 @@ def _set(content: dict, key: str, text: str, override: str) -> None:
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a recipe may hold."""
+    """Every dotted key that a recipe may hold; the keys of a list's items stand behind its first item's number."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from keys(annotation, f"{prefix}{name}.")
+            continue
+        yield prefix + name
+        for item in _sections_inside(annotation):
+            yield from keys(item, f"{prefix}{name}.0.")
+
+
+def _sections_inside(annotation: Any) -> Iterator[type[BaseModel]]:
+    for argument in get_args(annotation):
+        if isinstance(argument, type) and issubclass(argument, BaseModel):
+            yield argument
         else:
-            yield prefix + name
+            yield from _sections_inside(argument)
 
 
 def _explained(errors: list[Any]) -> str:
     """Pydantic's errors in the project's words: the dotted key, the value, what is expected; a key is named once."""
     said: dict[str, str] = {}
     for error in errors:
-        key = (
-            ".".join(str(part) for part in error["loc"] if part in _KEY_PARTS or isinstance(part, int)) or "the recipe"
-        )
+        parts = [str(part) for part in error["loc"] if part in _KEY_PARTS or isinstance(part, int)]
+        key = ".".join(parts) or "the recipe"
         if error["type"] == "extra_forbidden":
-            said[key] = _unknown(".".join(map(str, error["loc"])))
+            key = ".".join([*(parts if error["loc"][-1] not in _KEY_PARTS else parts[:-1]), str(error["loc"][-1])])
+            said[key] = _unknown(key)
         elif error["type"] == "missing":
             said[key] = f"{key} is missing; add it to the recipe or give {key}=…"
         elif error["type"] == "value_error":
@@ -397,7 +507,9 @@ def _explained(errors: list[Any]) -> str:
 
 def _unknown(key: str) -> str:
     """What is said of a key that no recipe has: the nearest key, or the keys that its section has."""
-    known, sections = list(keys()), sorted({key.split(".")[0] for key in keys()})
+    item = next((part for part in key.split(".") if part.isdigit()), "0")
+    known = [known.replace(".0.", f".{item}.") for known in keys()]
+    sections = sorted({known.split(".")[0] for known in keys()})
     section, dot, last = key.rpartition(".")
     same_name = [k for k in known if k.split(".")[-1] == last]
     nearest = difflib.get_close_matches(key, known if dot else sections, n=1, cutoff=0.6) or same_name

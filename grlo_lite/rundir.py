@@ -22,6 +22,7 @@ class RunDir:
         self.path = path
         self.recipe = path / "recipe.yaml"
         self.environment = path / "environment.json"
+        self.contamination = path / "contamination.json"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
         self.guards = path / "guards.jsonl"

@@ -23,12 +23,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments, overrides = _parsed(argv)
     run, recipe, name, why = _chosen(arguments, overrides)
     print(f"recipe {name}: {why}", flush=True)
-    settle_libraries(offline=all(Path(path).exists() for path in parts.model_paths(recipe)))
+    settle_libraries(offline=parts.needs_no_hub(recipe))
     if arguments.dry_run:
-        return _dry_run(recipe)
+        return _dry_run(recipe, arguments.write_prompts)
     device, backend = parts.device_and_backend(recipe)
-    train_rows, heldout_rows = parts.prompt_rows(recipe)
-    run = run or rundir.create(arguments.run_dir or rundir.default_path(name))
+    train_rows, heldout_rows, contamination = parts.prompt_rows(recipe, arguments.write_prompts)
+    if run is None:
+        run = rundir.create(arguments.run_dir or rundir.default_path(name))
+        rundir.write_json(run.contamination, contamination)
     print(f"run directory {run.path}", flush=True)
     try:
         return _train(recipe, name, run, device, backend, train_rows, heldout_rows)
@@ -71,6 +73,9 @@ def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         action="store_true",
         help="print the resolved recipe, what it will do and the first prompt; load no weights",
     )
+    parser.add_argument(
+        "--write-prompts", type=Path, metavar="FILE", help="save the prompts that cleaning leaves, as JSON lines"
+    )
     arguments = parser.parse_args(argv)
     overrides = [word for word in arguments.words if "=" in word]
     named = [word for word in arguments.words if "=" not in word]
@@ -95,10 +100,10 @@ def _resumed_recipe(run: RunDir, named: str | None, overrides: list[str]) -> Rec
     return recipe
 
 
-def _dry_run(recipe: Recipe) -> int:
+def _dry_run(recipe: Recipe, write_to: Path | None) -> int:
     from grlo_lite.policy import formatted, load_tokenizer
 
-    rows, _ = parts.prompt_rows(recipe)
+    rows, *_ = parts.prompt_rows(recipe, write_to)
     tokenizer = load_tokenizer(parts.policy_path(recipe), recipe.model.revision)
     steps, rollout = recipe.budget.steps, recipe.rollout
     groups = rollout.batch // rollout.group_size

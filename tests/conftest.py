@@ -34,7 +34,7 @@ def trained(train: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return path, train("--run-dir", path).stdout
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real prompts and questions, kept out of the project for their licences."""
     if not SHARED_DATA.is_dir():
