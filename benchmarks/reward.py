@@ -1,7 +1,8 @@
-"""Our scorer beside TRL's own reward-model path: `python benchmarks/reward.py [--shape microcosm|middle] [--completions N]`.
+"""Our scorer beside TRL's own reward-model path: `python benchmarks/reward.py [--shape microcosm|middle]`.
 
-The same random reward model, in fp32, scores the same completions (log-normal lengths, median 300 tokens, 95th percentile
-1,500). TRL's side is its trainer's `_calculate_rewards`. Every measurement has a process of its own, for its peak memory.
+The same random reward model, in fp32, scores the same completions, of log-normal lengths (median 300 tokens, 95th
+percentile 1,500). TRL's side is its trainer's `_calculate_rewards`. Every measurement has a process of its own, for its
+peak memory.
 """
 
 import argparse
@@ -42,8 +43,8 @@ def main() -> int:
             )
         difference = max(abs(a - b) for a, b in zip(ours["scores"], trl["scores"], strict=True))
         print(
-            f"TRL / ours: {trl['seconds'] / ours['seconds']:.1f} × the time, {trl['peak_mib'] / ours['peak_mib']:.1f} × the "
-            f"memory; largest absolute score difference {difference:.1e}"
+            f"TRL / ours: {trl['seconds'] / ours['seconds']:.1f} × the time, "
+            f"{trl['peak_mib'] / ours['peak_mib']:.1f} × the memory; largest absolute score difference {difference:.1e}"
         )
     for count in arguments.flat:
         side = in_a_process("ours", "microcosm", count)
@@ -66,14 +67,18 @@ def measured(side: str, shape: str, count: int) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(microcosm.REWARD)
     torch.manual_seed(SEED)
     config = Qwen3Config(
-        vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=32, num_labels=1, pad_token_id=tokenizer.pad_token_id,
-        max_position_embeddings=8192, **SHAPES[shape],
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        num_key_value_heads=2,
+        head_dim=32,
+        pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=8192,
+        **SHAPES[shape],
+    )
+    config.num_labels = 1
     model = Qwen3ForSequenceClassification(config).eval()
     conversations = drawn(tokenizer, count)
-    scorer = reward.RewardModel(
-        model, tokenizer, max_tokens=8192, tokens_per_batch=reward.tokens_that_fit(model, "cpu")
-    )
+    budget = reward.tokens_that_fit(model, "cpu")
+    scorer = reward.RewardModel(model, tokenizer, max_tokens=8192, tokens_per_batch=budget)
     lengths = sorted(len(scorer.token_ids(c)) for c in conversations)
     scorer.score(conversations[:1])  # what is allocated once is not counted
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
