@@ -115,6 +115,20 @@ def test_identical_texts_are_scored_once_and_order_is_kept(tokenizer):
     assert scores[0] == scores[2] == scores[3] != scores[1]
 
 
+def test_no_forward_exceeds_the_budget_trains_or_caches(tokenizer):
+    """TRL's own path gives the whole batch to one forward, with a cache; memory then grows with the batch."""
+    model, seen = _tiny().train(), []
+    scorer = reward.RewardModel(model, tokenizer, max_tokens=512, tokens_per_batch=400)
+    assert not model.training
+    model.base_model.register_forward_pre_hook(
+        lambda _, args, given: seen.append((given["input_ids"].shape, given["use_cache"], torch.is_grad_enabled())),
+        with_kwargs=True,
+    )
+    scorer.score(conversations(200))
+    assert len(seen) > 10
+    assert all(shape.numel() <= 400 and not caches and not gradients for shape, caches, gradients in seen)
+
+
 def test_a_score_that_is_not_finite_stops_and_names_the_prompt(tokenizer):
     model = _tiny()
     scorer = reward.RewardModel(model, tokenizer, max_tokens=512, tokens_per_batch=100)
