@@ -64,11 +64,12 @@ def machine_checks(folder: Path) -> list[Check]:
     """GPU, driver, bf16, disk, and versions that do not fit together."""
     import torch
 
+    from grlo_lite import environment
+
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        gpu = Check(
-            "GPU", PASS, f"{properties.name}, {properties.total_memory / 2**30:.1f} GiB, CUDA {torch.version.cuda}"
-        )
+        size = f"{properties.total_memory / 2**30:.1f} GiB"
+        gpu = Check("GPU", PASS, f"{properties.name}, {size}, CUDA {torch.version.cuda}, driver {environment.driver()}")
         mend = "fp16 is used instead; choose a recipe for a card before Ampere, such as a T4's"
         bf16 = torch.cuda.get_device_capability(0) >= (8, 0)
         native = Check(

@@ -22,7 +22,7 @@ def facts(recipe_name: str, policy: Any, judges: list, rows: list, seed: int) ->
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else platform.processor() or platform.machine(),
-        "driver": _driver() if torch.cuda.is_available() else None,
+        "driver": driver() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "backend": policy.backend,
         "seed": seed,
@@ -44,7 +44,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _driver() -> str | None:
+def driver() -> str | None:
+    """The NVIDIA driver's version, or None where there is none."""
     return _command("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 

@@ -55,8 +55,8 @@ def trained_weights(path):
 
 
 def test_the_whole_adapter_is_fp32_and_moved(trained):
-    tuned = trained_weights(trained[0])
-    values = recipe.load(str(trained[0] / "recipe.yaml"), [])
+    tuned = trained_weights(trained.path)
+    values = recipe.load(str(trained.path / "recipe.yaml"), [])
     fresh = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 256, values.seed)
     before = {n.replace(".default.", "."): p for n, p in fresh.model.named_parameters() if p.requires_grad}
     assert len(tuned) == 2 * 7 * 4
@@ -88,7 +88,7 @@ def frozen_bytes(model):
 
 
 def test_a_bare_peft_script_gives_the_kits_greedy_answers(trained):
-    adapter = trained[0] / "adapter"
+    adapter = trained.path / "adapter"
     asked = [q.text for domain in world.VERIFIABLE for q in world.exam(domain, 3, seed=1)]
     asked += world.chat_prompts(held_out=True)[:8]
     script = subprocess.run(
@@ -114,7 +114,7 @@ def test_a_bare_peft_script_gives_the_kits_greedy_answers(trained):
 
 
 def test_the_adapter_holds_no_pickle_and_no_path_that_leads_nowhere(trained):
-    adapter: Path = trained[0] / "adapter"
+    adapter: Path = trained.path / "adapter"
     assert not [p for p in adapter.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert Path(config["base_model_name_or_path"]).is_dir()
