@@ -7,7 +7,7 @@ it was; an empty text means that nothing was found.
 import re
 
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
-STATED = re.compile(r"\banswer\b(?:\s+\w+){0,4}?\s*(?:\*\*)?\s*(?:\bis\b|[:=])\s*(?:\*\*)?[:\s]*(.+)", re.IGNORECASE)
+STATED = re.compile(r"\banswer\b(?:\s+\w+){0,4}?\s*(?:\*\*)?\s*(?:\bis\b|[:=])\s*(?:\*\*)?[:\s]*(?=(.+))", re.IGNORECASE)
 NUMBER = re.compile(r"[-−]?\s?\$?\d(?:[\d,]|\{,\}|\\!)*(?:\.\d+)?|[-−]?\.\d+")
 BOLD = re.compile(r"\*\*(.+?)\*\*")
 FORMULA = re.compile(r"\$+([^$]+)\$+|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
