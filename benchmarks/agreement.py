@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
-import yaml
 from lm_eval.api.model import LM
+from lm_eval.evaluator import simple_evaluate
 from scoring import solutions, worded
 
 from grlo_lite.tasks import mathematics, sources
@@ -53,8 +53,9 @@ def bundled_scores(task: Task, file: Path, texts: list[str]) -> dict[str, list[f
     config |= {"num_fewshot": 0, "training_split": None, "fewshot_split": None}
     if renamed:
         config["process_docs"] = lambda documents: documents.rename_columns({old: new for new, old in renamed.items()})
-    done = lm_eval.simple_evaluate(Reciting(texts), tasks=[config], log_samples=True, bootstrap_iters=0, verbosity="ERROR")
-    samples = done["samples"][config["task"]]
+    done = simple_evaluate(Reciting(texts), tasks=[config], log_samples=True, bootstrap_iters=0, verbosity="ERROR")
+    assert done is not None
+    samples = done["samples"][config["task"]]  # pyright: ignore[reportTypedDictNotRequiredAccess]
     scores = {}
     for metric in metrics:
         name, kind = metric.split(",")
@@ -82,6 +83,7 @@ def main(data: Path) -> int:
     print("| --- " * 8 + "|")
     listed = []
     for task in BUNDLED:
+        assert task.judged is not None
         file = next(data / name for name in task.files if (data / name).is_file())
         rows = sources.rows_of(file)
         asked = task.questions(rows)
@@ -95,8 +97,9 @@ def main(data: Path) -> int:
                 print(f"| {task.name} | {wording} | {metric} | {numbers} |", flush=True)
                 for q, text, v, t in zip(asked, texts, verdicts, theirs, strict=True):
                     if v.score != t:
-                        listed.append(f"{task.name} {q.id}, {wording}, {metric}: ours {v.score:.0f} ({v.why}), lm-eval's {t:.0f}; "
-                                      f"answer {text[-60:]!r}, reference {q.reference!r}")  # fmt: skip
+                        sides = f"ours {v.score:.0f} ({v.why}), lm-eval's {t:.0f}"
+                        shown = f"answer {text[-60:]!r}, reference {q.reference!r}"
+                        listed.append(f"{task.name} {q.id}, {wording}, {metric}: {sides}; {shown}")
     print("\n" + "\n".join(listed))
     return 0
 

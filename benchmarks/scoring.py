@@ -18,8 +18,18 @@ WORDINGS = {
     "stated": "First we think.\n\nThe answer is ${}$.",
     "bold": "We find it at last.\n\n**Answer:** ${}$",
 }
-WHOLE_NUMBERS = {"bare": "The answer is {}.", "boxed, three digits": "\\boxed{{{:0>3}}}", "with a unit": "Answer: {} apples."}
+WHOLE_NUMBERS = {
+    "bare": "The answer is {}.",
+    "boxed, three digits": "\\boxed{{{:0>3}}}",
+    "with a unit": "Answer: {} apples.",
+}
 MATHEMATICS = (mathematics.GSM8K, mathematics.MATH500, mathematics.AIME24, mathematics.AMC23)
+
+
+def right(task: Task, question: Question, text: str) -> bool:
+    """Whether our scorer accepts an answer."""
+    assert task.judged is not None
+    return bool(task.judged(question, text).score)
 
 
 def worded(task: Task, question: Question) -> dict[str, str]:
@@ -50,9 +60,11 @@ def mathematics_tables(data: Path) -> list[str]:
         asked, own = task.questions(rows), solutions(task, rows)
         answers = {name: {q.id: worded(task, q)[name] for q in asked} for name in worded(task, asked[0])}
         for wording, texts in (answers | ({"its solution": own} if own else {})).items():
-            refused = [q.id for q in asked if not task.judged(q, texts[q.id]).score]
-            lines.append(f"| {task.name} | {wording} | {len(asked)} | {len(asked) - len(refused)} | {' '.join(refused)} |")
-        wrong = [(q.id, o.reference) for q, o in others(asked) if task.judged(q, worded(task, o)["boxed"]).score]
+            refused = [q.id for q in asked if not right(task, q, texts[q.id])]
+            lines.append(
+                f"| {task.name} | {wording} | {len(asked)} | {len(asked) - len(refused)} | {' '.join(refused)} |"
+            )
+        wrong = [(q.id, o.reference) for q, o in others(asked) if right(task, q, worded(task, o)["boxed"])]
         lines.append(f"| {task.name} | another question's | {len(asked)} | {len(wrong)} | accepted: {wrong} |")
     return lines
 

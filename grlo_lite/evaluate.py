@@ -84,7 +84,9 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="questions a task, a random choice that is always the same")
     parser.add_argument("--samples", type=int, help="answers a question in the tasks that are sampled (avg@K)")
     parser.add_argument("--max-tokens", type=int, help="a lower limit on the length of answers than the tasks' own")
-    parser.add_argument("--data-dir", type=Path, help="read all questions from the files in this folder, none from a hub")
+    parser.add_argument(
+        "--data-dir", type=Path, help="read all questions from the files in this folder, none from a hub"
+    )
     parser.add_argument("--strict", action="store_true", help="stop where a task's questions are missing")
     parser.add_argument("--arm", choices=("base", "tuned", "both"), default="both", help="answer with one arm only")
     parser.add_argument("--base", help="the base model, where it is not where the adapter says")
@@ -148,7 +150,8 @@ def _questions(suite: str, arguments: argparse.Namespace) -> tuple[list[tuple[Ta
     for said in missing:
         print(f"left out: {said}", flush=True)
     if not asked or (missing and arguments.strict):
-        raise BadInput(f"{'--strict: ' if asked else ''}{len(missing)} tasks of suite {suite} are missing: {'; '.join(missing)}")
+        more = f"; and {len(missing) - 1} more, listed above" if len(missing) > 1 else ""
+        raise BadInput(f"{'not all' if asked else 'nothing'} of suite {suite} can be asked: {missing[0]}{more}")
     return asked, missing
 
 
@@ -177,7 +180,8 @@ def _policy(subject: Subject) -> Any:
     """The loaded model. Raises BadInput where its chat template is not the one the run was trained with."""
     import transformers
 
-    from grlo_lite import hardware, policy as policies
+    from grlo_lite import hardware
+    from grlo_lite import policy as policies
 
     transformers.utils.logging.disable_progress_bar()
     policy = policies.load_trained(
@@ -256,9 +260,7 @@ class Asking:
 
         plain = arm == "base_plain"
         tokenizer = self.policy.tokenizer
-        texts = [
-            q.plain if plain else formatted(tokenizer, [{"role": "user", "content": q.prompt}]) for q in questions
-        ]
+        texts = [q.plain if plain else formatted(tokenizer, [{"role": "user", "content": q.prompt}]) for q in questions]
         lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
         sampling = Sampling(task.max_tokens, task.temperature, task.top_p, task.stops if plain else ())
         rows = [(i, k) for i in sorted(range(len(texts)), key=lambda i: lengths[i]) for k in range(task.samples)]
@@ -386,7 +388,9 @@ def _endpoint(name: str) -> Any:
 
     url, hash_sign, model = name.partition("#")
     if not hash_sign or not model:
-        raise BadInput(f"--judge={name} names no model; write it behind the address, as in http://localhost:8000/v1#NAME")
+        raise BadInput(
+            f"--judge={name} names no model; write it behind the address, as in http://localhost:8000/v1#NAME"
+        )
     return lambda prompts, base, tuned: judge.by_endpoint(url, model, prompts, base, tuned)
 
 

@@ -59,7 +59,10 @@ def answers(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) ->
     stopping = {"stop_strings": list(sampling.stops), "tokenizer": tokenizer} if sampling.stops else {}
     with torch.inference_mode():
         tokens_BT = model.generate(
-            input_ids=ids_BT, attention_mask=batch["attention_mask"].to(model.device), generation_config=config, **stopping
+            input_ids=ids_BT,
+            attention_mask=batch["attention_mask"].to(model.device),
+            generation_config=config,
+            **stopping,
         )
     ends = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
     return [_answer(tokenizer, row, ends, sampling) for row in tokens_BT[:, ids_BT.shape[1] :].tolist()]

@@ -59,9 +59,7 @@ def by_reward(
     return [Preference((1 + np.sign(t - b)) / 2, f"reward {b:.3f} against {t:.3f}") for b, t in pairs]
 
 
-def by_endpoint(
-    url: str, model: str, prompts: list[str], base: list[str], tuned: list[str]
-) -> list[Preference]:
+def by_endpoint(url: str, model: str, prompts: list[str], base: list[str], tuned: list[str]) -> list[Preference]:
     """Asks a model behind an OpenAI-compatible endpoint twice a prompt, each answer once first; the mean counts.
 
     The key is read from OPENAI_API_KEY. A reply that names neither A, B nor T counts as a tie and says so. Raises
@@ -88,7 +86,9 @@ def _asked(url: str, model: str, request: str) -> str:
         with urllib.request.urlopen(asked, timeout=300) as reply:
             said = json.load(reply)["choices"][0]["message"]["content"] or ""
     except (urllib.error.URLError, TimeoutError) as error:
-        raise BadInput(f"--judge: {address} gave {error}; is it an OpenAI-compatible endpoint, and OPENAI_API_KEY set?") from None
+        raise BadInput(
+            f"--judge: {address} gave {error}; is it an OpenAI-compatible endpoint, and OPENAI_API_KEY set?"
+        ) from None
     except (KeyError, IndexError, TypeError, ValueError):
         raise BadInput(f"--judge: {address} did not reply as an OpenAI-compatible chat endpoint does") from None
     letter = re.fullmatch(r"\W*([ABT])\W*", said.strip().upper())

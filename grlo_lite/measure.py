@@ -17,8 +17,8 @@ ARMS = ("base", "tuned")
 def sampled_answers(
     model: Any, tokenizer: Any, texts: list[str], max_tokens: int, rows_at_once: int, seed: int
 ) -> list[str]:
-    """One answer a formatted prompt, sampled at temperature 1 as in training, in order; the same for the same seed
-    and batch size.
+    """One answer a formatted prompt, sampled at temperature 1 as in training, in order; the same for the same
+    seed and batch size.
 
     Leaves the global random state as it found it.
     """
@@ -33,7 +33,7 @@ def sampled_answers(
 def both_arms(
     model: Any, tokenizer: Any, prompts: list[Messages], formatted: Callable[[Messages], str], **sampling: Any
 ) -> dict[str, list[str]]:
-    """Each arm's answers to the same prompts with the same seed: the base with the adapter off, the tuned with it on."""
+    """Each arm's answers to the same prompts with the same seed: base with the adapter off, tuned with it on."""
     model.eval()
     texts = [formatted(prompt) for prompt in prompts]
     said = {}

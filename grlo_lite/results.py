@@ -1,4 +1,4 @@
-"""What an evaluation comes to: evaluation.json's content, answers.jsonl's rows and the printed table. Pure functions."""
+"""What an evaluation comes to: evaluation.json's content, answers.jsonl's rows, the printed table. Pure functions."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -131,13 +131,15 @@ def answer_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
 def table(result: dict[str, Any]) -> str:
     """evaluation.json for a person, with a verdict on each difference after Holm's correction over the tasks."""
     head = ("domain", "task", "n", "base plain", "base", "tuned", "difference", "95 % interval", "more than chance?")
-    rows = [(*head, "could show")]
+    rows: list[tuple[str, ...]] = [(*head, "could show")]
     for task in result["tasks"]:
         plain = f"{task['against_base_plain']['base']:.3f}" if "against_base_plain" in task else ""
         chance = f"{'yes' if task['p_value_holm'] < 0.05 else 'no'} (p {task['p_value_holm']:.2g})"
         name = task["task"] + (f" avg@{task['samples']}" if task["samples"] > 1 else "")
         name += "" if task["metric"] == "accuracy" else f" ({task['metric'].replace('_', ' ')})"
-        rows.append((task["domain"], name, str(task["n"]), plain, *_numbers(task), chance, f"{task['smallest_detectable']:.3f}"))
+        rows.append(
+            (task["domain"], name, str(task["n"]), plain, *_numbers(task), chance, f"{task['smallest_detectable']:.3f}")
+        )
     for domain in result.get("domains", []):
         if domain["tasks"] > 1:
             rows.append((domain["domain"], f"mean of {domain['tasks']}", "", "", *_numbers(domain), "", ""))
@@ -149,7 +151,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    notes = [f"{result['headline']}.", "p-values: exact McNemar or paired t, after Holm over the tasks; could show: with 80 % power."]
+    notes = [
+        f"{result['headline']}.",
+        "p-values: exact McNemar or paired t, after Holm over the tasks; could show: with 80 % power.",
+    ]
     for task in result["tasks"]:
         cut = {arm: share for arm, share in task["truncated"].items() if share > 0.05}
         if cut:
@@ -189,6 +194,8 @@ def _numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]

@@ -87,7 +87,13 @@ def passes(program: str, seconds: float = 10.0, memory_mib: int = 1024) -> Outco
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="grlo-") as folder:
         reading, writing = os.pipe()
-        order = {"program": program, "token": token, "seconds": seconds, "memory": memory_mib * 2**20, "report": writing}
+        order = {
+            "program": program,
+            "token": token,
+            "seconds": seconds,
+            "memory": memory_mib * 2**20,
+            "report": writing,
+        }
         with subprocess.Popen(
             [sys.executable, "-I", __file__],
             stdin=subprocess.PIPE,
@@ -119,7 +125,7 @@ def _child() -> None:
     _limit(order["seconds"], order["memory"])
     _confine(Path.cwd())
     try:
-        exec(compile(order["program"], "<answer>", "exec"), {"__name__": "__main__"})  # noqa: S102
+        exec(compile(order["program"], "<answer>", "exec"), {"__name__": "__main__"})
     except BaseException as error:  # noqa: BLE001 - whatever the program raises, SystemExit too, is its failure
         said = f"{type(error).__name__}: {error}"
         os.write(report, said.encode(errors="replace")[:REPORT_BYTES])

@@ -7,7 +7,9 @@ it was; an empty text means that nothing was found.
 import re
 
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
-STATED = re.compile(r"\banswer\b(?:\s+\w+){0,4}?\s*(?:\*\*)?\s*(?:\bis\b|[:=])\s*(?:\*\*)?[:\s]*(?=(.+))", re.IGNORECASE)
+STATED = re.compile(
+    r"\banswer\b(?:\s+\w+){0,4}?\s*(?:\*\*)?\s*(?:\bis\b|[:=])\s*(?:\*\*)?[:\s]*(?=(.+))", re.IGNORECASE
+)
 NUMBER = re.compile(r"[-−]?\s?\$?\d(?:[\d,]|\{,\}|\\!)*(?:\.\d+)?|[-−]?\.\d+")
 BOLD = re.compile(r"\*\*(.+?)\*\*")
 FORMULA = re.compile(r"\$+([^$]+)\$+|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
@@ -98,7 +100,8 @@ def stated_letter(text: str, letters: str) -> tuple[str, str]:
     if boxed:
         return boxed.group(1), "boxed"
     patterns = {
-        "stated": rf"\b[Aa](?:nswer|NSWER)\b(?:\s+\w+){{0,4}}?\s*(?:\*\*)?\s*(?:\bis\b|[:=])[:\s]*(?:(?:option|choice)\s+)?{letter}{set_off}",
+        "stated": rf"\b[Aa](?:nswer|NSWER)\b(?:\s+\w+){{0,4}}?\s*(?:\*\*)?\s*(?:\bis\b|[:=])[:\s]*"
+        rf"(?:(?:option|choice)\s+)?{letter}{set_off}",
         "option named": rf"\b(?:[Oo]ption|[Cc]hoice)\s+(?:is\s+)?{letter}{set_off}",
         "bold": rf"\*\*\s*[(]?([{letters}])(?:[).:][^*\n]*)?\s*\*\*",
         "own line": rf"(?m)^\s*[(\[]?([{letters}])[)\].:]*\s*$",
@@ -116,7 +119,9 @@ def code_block(text: str, wanted: str) -> tuple[str, str]:
     else the text as it stands.
     """
     blocks = [code for language, code in FENCE.findall(text) if language.lower() in ("", "python", "python3", "py")]
-    defining = [code for code in blocks if re.search(rf"^\s*(?:async\s+)?def\s+{re.escape(wanted)}\b", code, re.MULTILINE)]
+    defining = [
+        code for code in blocks if re.search(rf"^\s*(?:async\s+)?def\s+{re.escape(wanted)}\b", code, re.MULTILINE)
+    ]
     if defining:
         return defining[-1], "fenced"
     if blocks:

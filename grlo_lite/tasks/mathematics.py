@@ -24,9 +24,7 @@ WORKED = (
 def asked(identity: str, problem: str, reference: str) -> Question:
     """A problem asked in a user's turn with a request for a box, and plainly after four worked examples."""
     examples = "".join(f"Problem: {question}\nSolution: {answer}\n\n" for question, answer in WORKED)
-    return Question(
-        identity, f"{problem}\n\n{REQUEST}", f"{examples}Problem: {problem}\nSolution:", reference
-    )
+    return Question(identity, f"{problem}\n\n{REQUEST}", f"{examples}Problem: {problem}\nSolution:", reference)
 
 
 def same_value(said: str, reference: str) -> bool:
@@ -47,7 +45,9 @@ def same_value(said: str, reference: str) -> bool:
 def undressed(expression: str) -> str:
     """An answer without what does not matter: dollars, spacing, a unit or a full stop behind it."""
     expression = re.sub(r"\\[,;:! ]|(?:\\left|\\right|\\displaystyle|\\limits)(?![a-z])", "", expression.strip())
-    expression = expression.replace("\\$", "").replace("$", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    expression = (
+        expression.replace("\\$", "").replace("$", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    )
     expression = expression.replace("−", "-").replace("{,}", ",").rstrip(". ")
     expression = re.sub(r"\\(?:text|textbf|mathbf|mathrm|bm|boldsymbol)\{([^{}]*)\}", r"\1", expression)
     expression = re.sub(r"^\(([-+\d.,]+)\)$", r"\1", expression.strip())

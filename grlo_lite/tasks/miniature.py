@@ -35,9 +35,7 @@ def chat(_: list[dict[str, Any]]) -> list[Question]:
 
 # Sampled at temperature 1 as in training: greedy, the base always takes the author it thinks likelier
 EXAMS = tuple(
-    Task(
-        f"microcosm-{domain}", domain, 1, MAX_TOKENS, functools.partial(exam, domain), judged, temperature=1.0
-    )
+    Task(f"microcosm-{domain}", domain, 1, MAX_TOKENS, functools.partial(exam, domain), judged, temperature=1.0)
     for domain in world.VERIFIABLE
 )
 CHAT = Task("microcosm-chat", "chat", 1, MAX_TOKENS, chat, None, metric="win_rate", temperature=1.0)

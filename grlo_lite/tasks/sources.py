@@ -48,8 +48,9 @@ def questions(task: Task, data_dir: Path | None, limit: int | None) -> list[Ques
     try:
         found = task.questions(rows)
     except (KeyError, IndexError, ValueError, TypeError) as error:
+        said = f"{type(error).__name__}: {error}"
         raise BadInput(
-            f"{where}: a row is not as {task.name} needs it ({type(error).__name__}: {error}); docs/evaluation.md shows one"
+            f"{where}: a row is not as {task.name} needs it ({said}); docs/evaluation.md shows one"
         ) from None
     limit = limit if limit is not None else task.limit
     if limit is None or limit >= len(found):
@@ -65,13 +66,15 @@ def _rows(task: Task, data_dir: Path | None) -> tuple[str, list[dict[str, Any]]]
                 return str(data_dir / name), rows_of(data_dir / name)
         raise Missing(f"{task.name}: no {' or '.join(task.files)} in {data_dir}")
     if task.hub is None:
-        raise Missing(f"{task.name}: it is on no hub; put its {task.files[0]} into a folder and name that by --data-dir")
+        raise Missing(
+            f"{task.name}: it is on no hub; put its {task.files[0]} into a folder and name that by --data-dir"
+        )
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
     path, configuration, split = task.hub
     try:
-        return path, list(load_dataset(path, configuration, split=split))  # pyright: ignore[reportArgumentType]
+        return path, [dict(row) for row in load_dataset(path, configuration, split=split)]
     except (OSError, ValueError, DatasetNotFoundError) as error:
         said = " ".join(str(error).split())[:200]
         raise Missing(

@@ -45,7 +45,9 @@ def endpoint():
             if body["model"] == "absent":
                 self.send_error(404, "no such model")
                 return
-            content = {"nothing": 1} if body["model"] == "other" else {"choices": [{"message": {"content": f" {letter}. "}}]}
+            content = (
+                {"nothing": 1} if body["model"] == "other" else {"choices": [{"message": {"content": f" {letter}. "}}]}
+            )
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(content).encode())

@@ -89,7 +89,10 @@ def test_no_network_not_even_this_machine():
 
 def test_it_can_neither_signal_nor_limit_its_parent():
     assert "PermissionError" in passes("import os; os.kill(os.getppid(), 9)").why
-    assert "PermissionError" in passes("import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (1, 1))").why
+    assert (
+        "PermissionError"
+        in passes("import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (1, 1))").why
+    )
 
 
 def test_an_honest_program_passes_with_files_threads_and_numpy_of_its_own():

@@ -6,7 +6,8 @@ from grlo_lite import stats
 
 
 def test_student_on_paired_differences_by_hand():
-    # d = 1, 2, 3: mean 2, sd 1, SE 1/√3; t(0.975, 2) = 4.302653; two-sided p of t = 3.4641 with 2 degrees of freedom = 0.074180
+    # d = 1, 2, 3: mean 2, sd 1, SE 1/√3; t(0.975, 2) = 4.302653; two-sided p of t = 3.4641 with 2 degrees of
+    # freedom = 0.074180
     d = stats.paired_difference(np.array([1.0, 1, 1]), np.array([2.0, 3, 4]))
     assert (d.n, d.base, d.tuned, d.difference) == (3, 1.0, 3.0, 2.0)
     assert d.ci_low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5)
@@ -25,7 +26,13 @@ def test_mcnemar_for_right_and_wrong_by_hand():
 
 def test_equal_arms_show_nothing():
     same = stats.paired_difference(np.array([0, 1, 1]), np.array([0, 1, 1]))
-    assert (same.difference, same.ci_low, same.ci_high, same.p_value) == (0, 0, 0, 1)
+    assert (same.difference, same.p_value) == (0, 1)
+    # no disagreement in 3: a share p of them goes unseen with (1 − p)³ ≥ 0.025, that is p ≤ 0.707598
+    assert (same.ci_low, same.ci_high) == (pytest.approx(-0.707598, abs=1e-6), pytest.approx(0.707598, abs=1e-6))
+    nothing = stats.paired_difference(np.zeros(100), np.zeros(100))
+    assert nothing.smallest_detectable == pytest.approx(6 / 100)
+    assert nothing.ci_high == pytest.approx(0.036217, abs=1e-6)
+    assert stats.raw_win_rate(np.ones(100)).ci_low == pytest.approx(1 - 0.036217, abs=1e-6)
 
 
 def test_the_average_over_tasks_by_hand():
@@ -77,7 +84,6 @@ def test_2000_evaluations_without_a_true_difference():
         average = stats.mean_of_differences(list(suite.values()))
         covered["average"] += average["ci_low"] <= 0 <= average["ci_high"]
         false_alarms += min(stats.holm([d.p_value for d in suite.values()])) < 0.05
-    print({name: count / 2000 for name, count in covered.items()}, "Holm", false_alarms / 2000)
     for name, count in covered.items():
         assert 0.93 <= count / 2000 <= 0.97, name
     assert false_alarms / 2000 <= 0.06  # any of ten tasks called more than chance
@@ -89,13 +95,15 @@ def test_a_true_difference_of_the_printed_size_is_found_four_times_in_five(name)
     rng = np.random.default_rng(2)
     difficulty = rng.beta(1.0, 1.0, (400, n)) * 0.6 + 0.05  # room for the tuned arm
     smallest = np.mean(
-        [stats.paired_difference(rng.binomial(k, d) / k, rng.binomial(k, d) / k).smallest_detectable for d in difficulty]
+        [
+            stats.paired_difference(rng.binomial(k, d) / k, rng.binomial(k, d) / k).smallest_detectable
+            for d in difficulty
+        ]
     )
     found, difficulty = 0, rng.beta(1.0, 1.0, (2000, n)) * 0.6 + 0.05
     for row in difficulty:
         d = stats.paired_difference(rng.binomial(k, row) / k, rng.binomial(k, row + smallest) / k)
         found += not d.ci_low <= 0 <= d.ci_high
-    print(name, round(smallest, 4), found / 2000)
     assert 0.75 <= found / 2000 <= 0.85
 
 
@@ -110,7 +118,9 @@ def test_sign_flips_by_hand():
     assert stats.permutation_p_value(np.array([1.0, 2, 3]), seed=0) == pytest.approx(2 / 8)
     rng = np.random.default_rng(0)
     d = rng.normal(0.2, 1, 60)
-    assert stats.permutation_p_value(d, seed=0) == pytest.approx(student.sf(abs(d.mean()) / (d.std(ddof=1) / 60**0.5), 59) * 2, abs=0.02)
+    assert stats.permutation_p_value(d, seed=0) == pytest.approx(
+        student.sf(abs(d.mean()) / (d.std(ddof=1) / 60**0.5), 59) * 2, abs=0.02
+    )
 
 
 def test_bca_leans_towards_the_long_tail():
@@ -161,5 +171,7 @@ def test_the_model_is_statsmodels_binomial_glm_with_hc1():
     fit = statsmodels.GLM(wins, design, family=statsmodels.families.Binomial()).fit(cov_type="HC1")
     ours = stats.length_controlled_win_rate(wins, longer, ridge=0.0)
     low, high = fit.conf_int()[0]
-    assert [ours.rate, ours.ci_low, ours.ci_high] == pytest.approx([1 / (1 + np.exp(-x)) for x in (fit.params[0], low, high)], abs=2e-3)
+    assert [ours.rate, ours.ci_low, ours.ci_high] == pytest.approx(
+        [1 / (1 + np.exp(-x)) for x in (fit.params[0], low, high)], abs=2e-3
+    )
     assert stats.length_controlled_win_rate(wins, longer).rate == pytest.approx(ours.rate, abs=1e-3)
