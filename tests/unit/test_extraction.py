@@ -5,6 +5,8 @@ import pytest
 from grlo_lite.tasks import choices, code, mathematics
 from grlo_lite.tasks.extraction import code_block, last_boxed, stated_letter, stated_number
 
+pytest.importorskip("math_verify", reason="pip install 'grlo-lite[eval]'")
+
 NUMBERS = [  # an answer, the reference, whether it is right
     (r"\boxed{073}", "73", True),
     (r"\boxed{73}", "073", True),
