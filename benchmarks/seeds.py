@@ -1,4 +1,6 @@
-"""Five seeds of the microcosm, base → tuned: `python benchmarks/seeds.py [section.key=value …]`. Prints the README's table."""
+"""Five seeds of the microcosm, base → tuned: `python benchmarks/seeds.py [section.key=value …]`. Prints the README's
+table.
+"""
 
 import json
 import subprocess

@@ -29,6 +29,7 @@ def trainer(
     steps, rollout, algorithm = recipe.budget.steps, recipe.rollout, recipe.algorithm
     asked = prompts.ordered(rows, steps * rollout.batch // rollout.group_size, recipe.seed)
     options = _shared_options(recipe, output_dir, device)
+    kind: Any
     if algorithm.name == "grpo":
         loss = "dr_grpo" if algorithm.loss == "auto" else algorithm.loss
         config = GRPOConfig(**options, loss_type=loss, scale_rewards=algorithm.scale_rewards)

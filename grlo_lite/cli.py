@@ -10,7 +10,7 @@ from grlo_lite.recipe import BadInput
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-COMMANDS = ("train", "evaluate")
+COMMANDS = ("train", "evaluate", "doctor")
 
 
 def run_command(main: Callable[[], int]) -> int:
@@ -25,7 +25,9 @@ def run_command(main: Callable[[], int]) -> int:
 
 
 def settle_libraries(offline: bool) -> None:
-    """Keeps the libraries from chatting and reporting and, where `offline`, off the network; before they are imported."""
+    """Keeps the libraries from chatting and reporting and, where `offline`, off the network; before they are
+    imported.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

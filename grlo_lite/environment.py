@@ -10,7 +10,7 @@ from typing import Any
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "unsloth", "unsloth_zoo")
 
 
-def facts(recipe_name: str, policy: Any, reward_model: Any, rows: list, seed: int) -> dict[str, Any]:
+def facts(recipe_name: str, policy: Any, judges: list, rows: list, seed: int) -> dict[str, Any]:
     """Versions, device, seed, model commits, and hashes of the prompt set and the chat template."""
     import torch
 
@@ -22,12 +22,12 @@ def facts(recipe_name: str, policy: Any, reward_model: Any, rows: list, seed: in
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else platform.processor() or platform.machine(),
-        "driver": _driver() if torch.cuda.is_available() else None,
+        "driver": driver() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "backend": policy.backend,
         "seed": seed,
         "model_commit": getattr(policy.model.config, "_commit_hash", None),
-        "reward_model_commit": getattr(reward_model.model.config, "_commit_hash", None),
+        "reward_model_commits": {name: getattr(model.model.config, "_commit_hash", None) for name, _, model in judges},
         "prompts_sha256": prompt_hash(rows),
         "template_sha256": hashlib.sha256(policy.tokenizer.chat_template.encode()).hexdigest(),
         "git_commit": _command("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),
@@ -44,7 +44,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _driver() -> str | None:
+def driver() -> str | None:
+    """The NVIDIA driver's version, or None where there is none."""
     return _command("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 

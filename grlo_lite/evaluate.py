@@ -348,9 +348,9 @@ def _judged(
 
 
 def _default_judge(subject: Subject) -> str:
-    """A reward model of another family than the one that the adapter was trained by; the microcosm has only one."""
+    """A reward model of another family than the one that the adapter was trained by."""
     if subject.base == str(microcosm.POLICY):
-        return "microcosm"
+        return "microcosm-heldout"
     llama = "llama" in (subject.trained_by or "").lower()
     return f"Skywork/Skywork-Reward-V2-{'Qwen3-4B' if llama else 'Llama-3.2-3B'}"
 
@@ -397,8 +397,8 @@ def _endpoint(name: str) -> Any:
 def _reward_judge(name: str, device: Any) -> Any:
     from grlo_lite import judge, reward
 
-    path = str(microcosm.REWARD) if name == "microcosm" else name
-    model = reward.load(path, "main", "nf4", device, 4096, 16_384)
+    path = {"microcosm": str(microcosm.REWARD), "microcosm-heldout": str(microcosm.HELDOUT)}.get(name, name)
+    model = reward.load(path, "main", "nf4", device, 4096, "auto")
     return lambda prompts, base, tuned: judge.by_reward(model.score, prompts, base, tuned)
 
 

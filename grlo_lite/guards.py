@@ -1,12 +1,34 @@
-"""Callbacks that watch a run and stop it in order: interruptions and the budget."""
+"""What watches a run, speaks when something goes wrong, and stops it in order."""
 
 import signal
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import TrainerCallback
 
-from grlo_lite.recipe import Budget
+from grlo_lite.recipe import Budget, Guards
+from grlo_lite.rundir import RunDir, append_lines, read_lines
+
+# metric: whether it is crossed from below (too high) or from above (too low), and what that means in plain words
+WATCHED = {
+    "reward_length_correlation": (
+        True,
+        "longer answers earn more whatever they say: the reward is being hacked by length",
+    ),
+    "truncated_fraction": (
+        True,
+        "most answers hit rollout.max_tokens: the policy does not end its turns, or the limit is too low",
+    ),
+    "repetition_fraction": (True, "answers repeat themselves"),
+    "distinct_fraction": (False, "the answers to one prompt are nearly all the same: the policy has collapsed"),
+    "entropy": (False, "the policy is nearly deterministic: it explores nothing any more"),
+    "equal_groups_fraction": (True, "the answers to one prompt all earn the same: there is no learning signal"),
+}
 
 
 class Stops(TrainerCallback):
@@ -57,3 +79,109 @@ class Stops(TrainerCallback):
             return
         control.should_save = True
         control.should_training_stop = True
+
+
+class Watch(TrainerCallback):
+    """Holds each step's metrics against the recipe's limits. A guard speaks once, and `because` says which one
+    stopped the run.
+
+    What it remembers is what metrics.jsonl and guards.jsonl hold, so a resumed run's guards know what the first part
+    saw.
+    """
+
+    def __init__(self, guards: Guards, run: RunDir, latest: Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]]):
+        self.guards = guards
+        self.run = run
+        self.latest = latest  # the newest step's metrics, and samples that show it
+        self.lines = read_lines(run.metrics) if run.metrics.is_file() else []
+        self.spoken = {row["guard"] for row in read_lines(run.guards)} if run.guards.is_file() else set()
+        self.because: str | None = None
+
+    def on_log(self, args, state, control, model=None, **_):
+        line, samples = self.latest()
+        if not line or (self.lines and line["step"] <= self.lines[-1]["step"]):
+            return
+        self.lines.append(line)
+        for name, (too_high, meaning) in WATCHED.items():
+            guard, value = getattr(self.guards, name), window_mean(self.lines, name, self.guards.window)
+            if guard.limit is None or value is None or name in self.spoken:
+                continue
+            if value > guard.limit if too_high else value < guard.limit:
+                message = (
+                    f"{name} has been {value:.2f} over {self.guards.window} steps (limit {guard.limit:g}): {meaning}"
+                )
+                self._speak(name, message, guard.action, samples, control)
+        self._watch_overoptimization(model, samples, control)
+
+    def _watch_overoptimization(self, model: Any, samples: list[dict[str, Any]], control: Any) -> None:
+        history = [line for line in self.lines if "reward_heldout_mean" in line]
+        if not history or history[-1] is not self.lines[-1]:
+            return
+        action, patience = self.guards.on_overoptimization, self.guards.overoptimization_patience
+        best = max(history, key=lambda line: line["reward_heldout_mean"])
+        if action == "keep_best" and best is history[-1]:
+            save_file(get_peft_model_state_dict(model), self.run.best_adapter)
+        if "overoptimization" in self.spoken or not is_overoptimizing(history, patience):
+            return
+        message = (
+            f"for {patience} evaluations in a row the trained reward rose while the held-out judge's fell, from "
+            f"{history[-patience - 1]['reward_heldout_mean']:.2f} to {history[-1]['reward_heldout_mean']:.2f}: "
+            f"over-optimization; the held-out judge liked step {best['step']} best"
+        )
+        if action == "keep_best":
+            set_peft_model_state_dict(model, load_file(self.run.best_adapter))
+            message += ", whose adapter was restored"
+        self._speak("overoptimization", message, "warn" if action == "warn" else "stop", samples, control)
+
+    def _speak(self, guard: str, message: str, action: str, samples: list[dict[str, Any]], control: Any) -> None:
+        self.spoken.add(guard)
+        step = self.lines[-1]["step"]
+        append_lines(
+            self.run.guards, [{"step": step, "guard": guard, "message": message, "action": action, "samples": samples}]
+        )
+        tqdm.write(f"guard, step {step}: {message} (samples in {self.run.guards})")
+        if action == "stop":
+            self.because = guard
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def window_mean(lines: list[dict[str, Any]], name: str, window: int) -> float | None:
+    """The mean of a metric over the last `window` steps; None before that many, or where one of them lacks it."""
+    values = [line[name] for line in lines[-window:] if name in line]
+    return sum(values) / window if len(values) == window else None
+
+
+def is_overoptimizing(history: list[dict[str, Any]], patience: int) -> bool:
+    """Whether, in each of the last `patience` evaluations, the trained reward rose and the held-out judge's fell."""
+    last = history[-patience - 1 :]
+    return len(last) > patience and all(
+        now["reward_fixed_mean"] > before["reward_fixed_mean"]
+        and now["reward_heldout_mean"] < before["reward_heldout_mean"]
+        for before, now in pairwise(last)
+    )
+
+
+class HeldoutJudge:
+    """Scores the policy's answers to a fixed set of prompts, by the judges it is trained on and by one that it is
+    not.
+    """
+
+    def __init__(self, answers: Callable[[], list[Any]], trained: Callable, heldout: Callable, every: int):
+        self.answers = answers  # the policy's conversations about the fixed prompts, as it answers now
+        self.trained = trained
+        self.heldout = heldout
+        self.every = every
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """The metrics of an evaluation: both mean scores and the seconds it took; empty between evaluations."""
+        if step % self.every:
+            return {}
+        began = time.monotonic()
+        conversations = self.answers()
+        trained, heldout = self.trained(conversations), self.heldout(conversations)
+        return {
+            "reward_fixed_mean": sum(trained) / len(trained),
+            "reward_heldout_mean": sum(heldout) / len(heldout),
+            "heldout_seconds": time.monotonic() - began,
+        }

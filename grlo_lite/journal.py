@@ -1,6 +1,7 @@
 """What a run writes while it goes: metrics, samples, checkpoints, and the progress bar."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from transformers import TrainerCallback
 
 from grlo_lite.policy import trainable_in_fp32
 from grlo_lite.recipe import Budget
-from grlo_lite.reward import RewardFunction, Rollouts
 from grlo_lite.rundir import RunDir, append_lines
+from grlo_lite.shaping import RewardFunction, Rollouts
 
 
 class Journal(TrainerCallback):
@@ -30,6 +31,7 @@ class Journal(TrainerCallback):
         samples_per_step: int,
         elapsed_seconds: Any,
         rollouts_before: tuple[int, int],
+        heldout: Callable[[int], dict[str, float]],
     ):
         self.run = run
         self.rewards = rewards
@@ -38,15 +40,14 @@ class Journal(TrainerCallback):
         self.samples_per_step = samples_per_step
         self.elapsed_seconds = elapsed_seconds
         self.rollouts, self.generated_tokens = rollouts_before
+        self.heldout = heldout
         self.logs: list[dict[str, float]] = []
-        self.bar: tqdm | None = None
+        self.last_line: dict[str, Any] = {}
 
     def on_train_begin(self, args, state, control, model=None, **_):
         trainable_in_fp32(model)  # a checkpoint that was loaded may have brought another dtype
-        steps = state.max_steps // self.updates
-        self.bar = tqdm(
-            total=steps, initial=state.global_step // self.updates, unit="step", desc="train", dynamic_ncols=True
-        )
+        done, steps = (count // self.updates for count in (state.global_step, state.max_steps))
+        self.bar = tqdm(total=steps, initial=done, unit="step", desc="train", dynamic_ncols=True)
 
     def on_train_end(self, args, state, control, **_):
         self.bar.close()
@@ -63,16 +64,19 @@ class Journal(TrainerCallback):
             control.should_save = True
 
     def on_log(self, args, state, control, logs=None, **_):
-        if "loss" not in logs:
+        if not logs or "loss" not in logs:
             return
         self.logs.append(logs)
         step, inside = divmod(state.global_step, self.updates)
         if inside:
             return
-        line = self._metrics(step, self.rewards.last)
+        batch = self.rewards.last
+        assert batch is not None
+        line = self._metrics(step, batch) | self.heldout(step)
         self.logs = []
-        append_lines(self.run.samples, samples(step, self.rewards.last, self.samples_per_step))
+        append_lines(self.run.samples, samples(step, batch, self.samples_per_step))
         append_lines(self.run.metrics, [line])
+        self.last_line = line
         tokens_per_second = line["generated_tokens_step"] / (time.monotonic() - self.step_began)
         self.bar.set_postfix_str(f"reward {line['reward_mean']:+.2f}, {tokens_per_second:.0f} tokens/s", refresh=False)
         self.bar.update()
@@ -80,6 +84,11 @@ class Journal(TrainerCallback):
     def on_save(self, args, state, control, **_):
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self.run.adopt_checkpoint(written, state.global_step // self.updates, self.budget.checkpoints_kept)
+
+    def latest(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The newest step's metrics, and eight samples of its batch."""
+        batch = self.rewards.last
+        return self.last_line, samples(self.last_line["step"], batch, 8) if batch and self.last_line else []
 
     def _metrics(self, step: int, batch: Rollouts) -> dict[str, Any]:
         now = time.monotonic()
@@ -114,7 +123,21 @@ def batch_metrics(batch: Rollouts) -> dict[str, float | None]:
         "truncated_fraction": float(batch.truncated_B.mean()),
         "reward_length_correlation": correlation(batch.raw_B, batch.tokens_B),
         "repetition_fraction": float(batch.repeated_B.mean()),
+        "distinct_fraction": float(
+            np.mean([len(set(group)) / len(group) for group in groups(batch, batch.completions)])
+        ),
+        "equal_groups_fraction": float(np.mean([np.ptp(group) == 0 for group in groups(batch, batch.rewards_B)])),
+        "reward_cut_fraction": batch.cut / len(batch.raw_B),
+        **{f"reward_{part}_mean": float(added_B.mean()) for part, added_B in batch.parts.items()},
+        **(
+            {f"score_mean/{name}": float(s.mean()) for name, s in batch.judged.items()} if len(batch.judged) > 1 else {}
+        ),
     }
+
+
+def groups(batch: Rollouts, values_B: Any) -> list[Any]:
+    """One value a completion, cut into the groups of one prompt each."""
+    return [values_B[start : start + batch.group_size] for start in range(0, len(values_B), batch.group_size)]
 
 
 def correlation(a_B: np.ndarray, b_B: np.ndarray) -> float | None:

@@ -39,7 +39,7 @@ def chosen_backend(backend: str, device: Any) -> str:
 def import_unsloth() -> None:
     """Imports Unsloth, which must come before trl, transformers and peft, and keeps it from reporting to its makers."""
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-    import unsloth  # noqa: F401
+    import unsloth  # noqa: F401  # pyright: ignore[reportMissingImports]
 
 
 def load_tokenizer(path: str, revision: str) -> Any:
@@ -49,9 +49,7 @@ def load_tokenizer(path: str, revision: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise BadInput(
-            f"model.name={path!r} has no tokenizer that can be loaded: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise BadInput(f"model.name={path!r} has no tokenizer to load: {' '.join(str(error).split())[:300]}") from None
     if tokenizer.chat_template is None:
         raise BadInput(
             f"model.name={path!r} has no chat template; choose a base model that has one, such as Qwen/Qwen3-4B-Base"
@@ -154,9 +152,16 @@ def without_reference_adapter(model: Any) -> None:
 
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path, model_card: str) -> None:
-    """Writes the adapter as PEFT safetensors with the tokenizer, the chat template and a model card."""
+    """Writes the adapter as PEFT safetensors with the tokenizer, the chat template, the stop tokens and a model card.
+
+    The base model's own generation settings know no end of turn, so generation_config.json goes with the adapter.
+    """
+    from transformers import GenerationConfig
+
     model.save_pretrained(folder, selected_adapters=["default"], safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    stop_ids, pad_id = model.generation_config.eos_token_id, model.generation_config.pad_token_id
+    GenerationConfig(eos_token_id=stop_ids, pad_token_id=pad_id).save_pretrained(folder)
     (folder / "README.md").write_text(model_card, encoding="utf-8")
 
 
@@ -171,9 +176,13 @@ def _require_causal_lm(path: str, revision: str) -> None:
     names = config.architectures or []
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not any("CausalLM" in name for name in names):
         raise BadInput(
-            f"model.name={path!r} is not a causal language model (its architecture is {', '.join(names) or config.model_type}); "
+            f"model.name={path!r} is not a causal language model but {', '.join(names) or config.model_type}; "
             "choose a base model such as Qwen/Qwen3-4B-Base"
         )
+
+
+def _target_modules(lora: Lora) -> str | list[str]:
+    return "all-linear" if lora.targets == "all-linear" else list(lora.targets)
 
 
 def _load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
@@ -185,8 +194,7 @@ def _load_with_transformers(path: str, revision: str, quantization: str, lora: L
     base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device)
     if quantization == "nf4":
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-    targets = lora.targets if lora.targets == "all-linear" else list(lora.targets)
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=_target_modules(lora), task_type="CAUSAL_LM")
     set_seed(seed)
     try:
         return get_peft_model(base, config)
@@ -198,7 +206,7 @@ def _load_with_unsloth(
     path: str, revision: str, quantization: str, lora: Lora, device: Any, max_tokens: int, seed: int
 ) -> Any:
     from transformers import set_seed
-    from unsloth import FastLanguageModel
+    from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
 
     from grlo_lite.hardware import float_dtype
     from grlo_lite.quantization import keep_cpu_weights_unpacked
@@ -219,7 +227,7 @@ def _load_with_unsloth(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0,
-        target_modules=lora.targets if lora.targets == "all-linear" else list(lora.targets),
+        target_modules=_target_modules(lora),
         use_gradient_checkpointing="unsloth" if device.type == "cuda" else False,
         random_state=seed,
     )

@@ -8,10 +8,19 @@ import difflib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 
 class BadInput(Exception):
@@ -43,17 +52,108 @@ class Lora(Section):
     """The adapter: its rank, its scale (`alpha / rank`) and the linear layers it is put on."""
 
     rank: Positive = 32
-    alpha: PositiveFloat = 64
+    alpha: Positive = 64
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
-class Prompts(Section):
-    """Where the prompts come from: `microcosm`, or a JSONL file whose rows hold a `prompt` (text or messages)."""
+class DataSet(Section):
+    """Rows from outside: a file, or a data set of the Hugging Face Hub with its subset, split, column and revision."""
 
     source: str
+    subset: str | None = None
+    split: str | None = None  # of a Hub data set: train for prompts, test for questions
+    column: str | None = None
+    revision: str | None = None
+
+
+class Part(DataSet):
+    """One source of a mixture: its share (`weight`), or its `count` of prompts; with neither, all it has."""
+
+    weight: PositiveFloat | None = None
+    count: Positive | None = None
+
+
+def _text_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "text"
+
+
+Sources = Annotated[
+    Annotated[str, Tag("text")] | Annotated[tuple[Part, ...], Tag("list")],
+    Discriminator(_text_or_list),
+]
+
+
+def _text_or_set(value: Any) -> str:
+    return "set" if isinstance(value, dict | DataSet) else "text"
+
+
+Questions = Annotated[
+    Annotated[str, Tag("text")] | Annotated[DataSet, Tag("set")],
+    Discriminator(_text_or_set),
+]
+
+
+class Decontaminate(Section):
+    """Which prompts count as a benchmark's: those that share `ngram` words in a row with a question, or whose letters
+    are as alike as `similarity` (Jaccard). `against` names the questions: files, folders of files, Hub data sets.
+    """
+
+    enabled: bool = True
+    against: tuple[Questions, ...] = ()
+    ngram: Annotated[int, Field(ge=4)] = 8
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+    @model_validator(mode="before")
+    @classmethod
+    def on_or_off(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
+class Prompts(Section):
+    """Where the prompts come from and what is left out: `microcosm`, `grlo-1k`, a file, a Hub data set, or a list of
+    such sources, mixed.
+    """
+
+    source: Sources
+    subset: str | None = None
+    split: str | None = None
+    column: str | None = None
+    revision: str | None = None
     limit: Positive | None = None
     max_tokens: Positive = 1024
     overlong: Literal["drop", "truncate"] = "drop"  # truncate keeps the template and the end of the last message
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8  # Jaccard similarity; null keeps them
+    language: Annotated[str, Field(pattern="^[a-z]{2}$")] | None = None
+    decontaminate: Decontaminate = Decontaminate()
+
+    @model_validator(mode="after")
+    def a_list_says_it_in_its_items(self):
+        if isinstance(self.source, str):
+            return self
+        if not self.source:
+            raise ValueError("prompts.source is an empty list; name at least one source")
+        for key in ("subset", "split", "column", "revision"):
+            if (value := getattr(self, key)) is not None:
+                raise ValueError(f"prompts.{key}={value} beside a list of sources; write it into the list's items")
+        if any(part.weight and part.count for part in self.source) or (
+            any(part.weight for part in self.source) and not all(part.weight for part in self.source)
+        ):
+            raise ValueError("prompts.source mixes weight and count; give every item a weight, or none")
+        return self
+
+    def parts(self) -> tuple[Part, ...]:
+        """The sources, one or many."""
+        if not isinstance(self.source, str):
+            return self.source
+        return (
+            Part(
+                source=self.source,
+                subset=self.subset,
+                split=self.split,
+                column=self.column,
+                revision=self.revision,
+            ),
+        )
 
 
 class Rollout(Section):
@@ -76,6 +176,27 @@ class Truncated(Section):
     value: float = 1.0
 
 
+class Judge(Section):
+    """One more reward model, whose raw score counts `weight` times."""
+
+    name: str
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
+class Heldout(Section):
+    """A reward model that is never optimized. Every `every` steps it scores the policy's answers to a fixed set of
+    prompts.
+    """
+
+    name: str | None = None
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+    every: Positive = 10
+    prompts: Annotated[int, Field(ge=2)] = 32
+
+
 class Reward(Section):
     """The frozen reward model and how its scores are shaped. `shuffle` permutes the rewards: a control that must not
     learn.
@@ -84,12 +205,34 @@ class Reward(Section):
     name: str
     revision: str = "main"
     quantization: Quantization = "nf4"
+    models: tuple[Judge, ...] = ()  # further judges; the score is the main model's plus theirs, each times its weight
+    heldout: Heldout = Heldout()
     max_tokens: Positive = 4096
     tokens_per_batch: Positive | Literal["auto"] = "auto"
     truncated: Truncated = Truncated()
     length_penalty: NonNegativeFloat = 0.0  # reward units for each 1,000 completion tokens beyond length_free
     length_free: Annotated[int, Field(ge=0)] = 0
+    repetition_penalty: NonNegativeFloat = 0.0  # reward units for a completion that consists of repeated 4-grams alone
+    clip: PositiveFloat | None = None  # rewards are cut to ± this, last of all
     shuffle: bool = False
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """Every reward model that is optimized, the main one first."""
+        return (Judge(name=self.name, revision=self.revision, quantization=self.quantization), *self.models)
+
+    @model_validator(mode="after")
+    def judges_have_names_of_their_own(self):
+        names = [judge.name for judge in self.judges]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"reward.name and reward.models name a model twice ({', '.join(names)}); use its weight instead"
+            )
+        if self.heldout.name in names:
+            raise ValueError(
+                f"reward.heldout.name={self.heldout.name} is optimized; a held-out judge must be another model"
+            )
+        return self
 
 
 class Algorithm(Section):
@@ -151,6 +294,39 @@ class Evaluation(Section):
     limit: Positive = 300
 
 
+class Guard(Section):
+    """A limit on one number, averaged over `guards.window` steps, and what to do when it is crossed; null turns it
+    off.
+    """
+
+    limit: Annotated[float, Field(allow_inf_nan=False)] | None
+    action: Literal["warn", "stop"] = "warn"
+
+
+class Guards(Section):
+    """What is watched while a run goes on. Each guard speaks once, and saves the samples that show what it saw."""
+
+    window: Positive = 5
+    reward_length_correlation: Guard = Guard(limit=0.8)  # longer is better: the commonest reward hack
+    truncated_fraction: Guard = Guard(limit=0.8)  # most answers do not end
+    repetition_fraction: Guard = Guard(limit=0.3)  # share of repeated 4-grams
+    distinct_fraction: Guard = Guard(limit=0.3)  # of a group's completions, the share that differ; below: collapse
+    entropy: Guard = Guard(limit=0.02)  # nats a token; below: nothing is explored any more
+    equal_groups_fraction: Guard = Guard(limit=0.9)  # groups whose rewards are all equal teach nothing
+    on_overoptimization: Literal["warn", "stop", "keep_best"] = "warn"
+    overoptimization_patience: Positive = 3  # evaluations in a row with the trained reward up and the held-out one down
+
+    @model_validator(mode="before")
+    @classmethod
+    def a_guard_keeps_what_is_not_given(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        defaults = {
+            name: f.default.model_dump() for name, f in cls.model_fields.items() if isinstance(f.default, Guard)
+        }
+        return {k: {**defaults[k], **v} if k in defaults and isinstance(v, dict) else v for k, v in given.items()}
+
+
 class Logging(Section):
     """Where metrics go beside the run directory (Transformers' integrations by name) and how many samples a step are
     kept.
@@ -172,12 +348,26 @@ class Recipe(Section):
     optimizer: Optimizer = Optimizer()
     budget: Budget = Budget()
     evaluation: Evaluation = Evaluation()
+    guards: Guards = Guards()
     logging: Logging = Logging()
 
     @field_validator("*", mode="before")
     @classmethod
     def an_empty_section_is_its_default(cls, value: Any) -> Any:
         return {} if value is None else value
+
+    @property
+    def heldout_prompts(self) -> int:
+        """How many prompts are kept out of training: for the measurement at the end and for the held-out judge."""
+        return max(self.evaluation.heldout_prompts, self.reward.heldout.prompts if self.reward.heldout.name else 0)
+
+    @model_validator(mode="after")
+    def keep_best_needs_a_judge(self):
+        if self.guards.on_overoptimization == "keep_best" and self.reward.heldout.name is None:
+            raise ValueError(
+                "guards.on_overoptimization=keep_best needs a judge that is not optimized: set reward.heldout.name"
+            )
+        return self
 
     @model_validator(mode="after")
     def batches_divide(self):
@@ -276,24 +466,34 @@ def _set(content: dict, key: str, text: str, override: str) -> None:
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a recipe may hold."""
+    """Every dotted key that a recipe may hold; the keys of a list's items stand behind its first item's number."""
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from keys(annotation, f"{prefix}{name}.")
+            continue
+        yield prefix + name
+        for item in _sections_inside(annotation):
+            yield from keys(item, f"{prefix}{name}.0.")
+
+
+def _sections_inside(annotation: Any) -> Iterator[type[BaseModel]]:
+    for argument in get_args(annotation):
+        if isinstance(argument, type) and issubclass(argument, BaseModel):
+            yield argument
         else:
-            yield prefix + name
+            yield from _sections_inside(argument)
 
 
 def _explained(errors: list[Any]) -> str:
     """Pydantic's errors in the project's words: the dotted key, the value, what is expected; a key is named once."""
     said: dict[str, str] = {}
     for error in errors:
-        key = (
-            ".".join(str(part) for part in error["loc"] if part in _KEY_PARTS or isinstance(part, int)) or "the recipe"
-        )
+        parts = [str(part) for part in error["loc"] if part in _KEY_PARTS or isinstance(part, int)]
+        key = ".".join(parts) or "the recipe"
         if error["type"] == "extra_forbidden":
-            said[key] = _unknown(".".join(map(str, error["loc"])))
+            key = ".".join([*(parts if error["loc"][-1] not in _KEY_PARTS else parts[:-1]), str(error["loc"][-1])])
+            said[key] = _unknown(key)
         elif error["type"] == "missing":
             said[key] = f"{key} is missing; add it to the recipe or give {key}=…"
         elif error["type"] == "value_error":
@@ -307,7 +507,9 @@ def _explained(errors: list[Any]) -> str:
 
 def _unknown(key: str) -> str:
     """What is said of a key that no recipe has: the nearest key, or the keys that its section has."""
-    known, sections = list(keys()), sorted({key.split(".")[0] for key in keys()})
+    item = next((part for part in key.split(".") if part.isdigit()), "0")
+    known = [known.replace(".0.", f".{item}.") for known in keys()]
+    sections = sorted({known.split(".")[0] for known in keys()})
     section, dot, last = key.rpartition(".")
     same_name = [k for k in known if k.split(".")[-1] == last]
     nearest = difflib.get_close_matches(key, known if dot else sections, n=1, cutoff=0.6) or same_name

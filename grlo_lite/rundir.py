@@ -22,8 +22,11 @@ class RunDir:
         self.path = path
         self.recipe = path / "recipe.yaml"
         self.environment = path / "environment.json"
+        self.contamination = path / "contamination.json"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
+        self.guards = path / "guards.jsonl"
+        self.best_adapter = path / "best_adapter.safetensors"
         self.checkpoints = path / "checkpoints"
         self.partial = self.checkpoints / ".partial"  # where a checkpoint grows before it gets its name
         self.adapter = path / "adapter"
@@ -65,7 +68,7 @@ class RunDir:
 
     def cut_lines_after(self, step: int) -> None:
         """Drops the lines of metrics and samples that a run wrote after the checkpoint it goes on from."""
-        for path in (self.metrics, self.samples):
+        for path in (self.metrics, self.samples, self.guards):
             if path.is_file():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
@@ -97,7 +100,7 @@ def discard_if_unused(run: RunDir) -> None:
 
 
 def to_resume(path: Path | None) -> RunDir:
-    """The run to go on with: `path`, or the newest unfinished one under `runs/`. Raises BadInput where there is none."""
+    """The run to go on with: `path`, or the newest unfinished one in `runs/`. Raises BadInput where there is none."""
     if path is None:
         unfinished = [p.parent for p in RUNS.glob("*/recipe.yaml") if not RunDir(p.parent).finished]
         if not unfinished:

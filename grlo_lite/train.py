@@ -7,10 +7,11 @@ measurement at the end.
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import microcosm, prompts, rundir
+from grlo_lite import closing, parts, prompts, rundir
 from grlo_lite import recipe as recipes
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
 from grlo_lite.recipe import BadInput, Recipe
@@ -20,29 +21,16 @@ from grlo_lite.rundir import RunDir
 def main(argv: list[str] | None = None) -> int:
     """Trains, and returns the exit code. Raises BadInput where the user has to change something."""
     arguments, overrides = _parsed(argv)
-    if arguments.resume:
-        run = rundir.to_resume(arguments.run_dir)
-        recipe, name = _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name()
-        why = f"resuming the run {run.path}"
-    else:
-        name = arguments.recipe or "microcosm"
-        recipe = recipes.load(name, overrides)
-        why = (
-            "named on the command line"
-            if arguments.recipe
-            else "none was named, and the built-in miniature world runs anywhere"
-        )
-        name = Path(name).stem
+    run, recipe, name, why = _chosen(arguments, overrides)
     print(f"recipe {name}: {why}", flush=True)
-
-    models = (_policy_path(recipe), _reward_path(recipe))
-    settle_libraries(offline=all(Path(path).exists() for path in models))
+    settle_libraries(offline=parts.needs_no_hub(recipe))
     if arguments.dry_run:
-        return _dry_run(recipe)
-    device, backend = _device_and_backend(recipe)
-    train_rows, heldout_rows = _prompt_rows(recipe)
-    if not arguments.resume:
+        return _dry_run(recipe, arguments.write_prompts)
+    device, backend = parts.device_and_backend(recipe)
+    train_rows, heldout_rows, contamination = parts.prompt_rows(recipe, arguments.write_prompts)
+    if run is None:
         run = rundir.create(arguments.run_dir or rundir.default_path(name))
+        rundir.write_json(run.contamination, contamination)
     print(f"run directory {run.path}", flush=True)
     try:
         return _train(recipe, name, run, device, backend, train_rows, heldout_rows)
@@ -51,6 +39,17 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
     finally:
         rundir.discard_if_unused(run)
+
+
+def _chosen(arguments: argparse.Namespace, overrides: list[str]) -> tuple[RunDir | None, Recipe, str, str]:
+    """The run to go on with, if any; the recipe, its name, and why it is that one."""
+    if arguments.resume:
+        run = rundir.to_resume(arguments.run_dir)
+        return run, _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name(), f"resuming the run {run.path}"
+    if arguments.recipe:
+        return None, recipes.load(arguments.recipe, overrides), Path(arguments.recipe).stem, "named on the command line"
+    why = "none was named, and the built-in miniature world runs anywhere"
+    return None, recipes.load("microcosm", overrides), "microcosm", why
 
 
 def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -73,6 +72,9 @@ def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--dry-run",
         action="store_true",
         help="print the resolved recipe, what it will do and the first prompt; load no weights",
+    )
+    parser.add_argument(
+        "--write-prompts", type=Path, metavar="FILE", help="save the prompts that cleaning leaves, as JSON lines"
     )
     arguments = parser.parse_args(argv)
     overrides = [word for word in arguments.words if "=" in word]
@@ -98,63 +100,11 @@ def _resumed_recipe(run: RunDir, named: str | None, overrides: list[str]) -> Rec
     return recipe
 
 
-def _policy_path(recipe: Recipe) -> str:
-    return _model_path("model.name", recipe.model.name, microcosm.POLICY)
-
-
-def _reward_path(recipe: Recipe) -> str:
-    return _model_path("reward.name", recipe.reward.name, microcosm.REWARD)
-
-
-def _model_path(key: str, name: str, shipped: Path) -> str:
-    """`microcosm` means the shipped model; a path must exist; all else is a model of the Hub."""
-    if name == "microcosm":
-        return str(shipped)
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise BadInput(
-            f"{key}={name!r}: there is no such directory; give one, a Hub id such as Qwen/Qwen3-4B-Base, or microcosm"
-        )
-    return name
-
-
-def _prompt_rows(recipe: Recipe) -> tuple[list[prompts.Messages], list[prompts.Messages]]:
-    """The prompts that fit, split into those to train on and those to measure on."""
+def _dry_run(recipe: Recipe, write_to: Path | None) -> int:
     from grlo_lite.policy import formatted, load_tokenizer
 
-    rows = prompts.load(recipe.prompts.source, recipe.prompts.limit)
-    tokenizer = load_tokenizer(_policy_path(recipe), recipe.model.revision)
-
-    def token_count(messages: prompts.Messages) -> int:
-        return len(tokenizer(formatted(tokenizer, messages), add_special_tokens=False)["input_ids"])
-
-    fitting, over = prompts.fitted(rows, token_count, recipe.prompts.max_tokens, recipe.prompts.overlong)
-    if over:
-        done = "cut to their ends" if recipe.prompts.overlong == "truncate" else "left out"
-        print(f"prompts: {over} of {len(rows)} were longer than prompts.max_tokens={recipe.prompts.max_tokens}, {done}")
-    train_rows, heldout_rows = prompts.split(fitting, recipe.evaluation.heldout_prompts, recipe.seed)
-    print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
-    return train_rows, heldout_rows
-
-
-def _device_and_backend(recipe: Recipe) -> tuple[Any, str]:
-    """Where the run computes and who loads its policy; imports Unsloth, if it is that, before all that Unsloth patches."""
-    from grlo_lite import hardware, policy as policies
-
-    device = hardware.device()
-    backend = policies.chosen_backend(recipe.backend, device)
-    if backend == "unsloth":
-        policies.import_unsloth()
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    return device, backend
-
-
-def _dry_run(recipe: Recipe) -> int:
-    from grlo_lite.policy import formatted, load_tokenizer
-
-    rows, _ = _prompt_rows(recipe)
-    tokenizer = load_tokenizer(_policy_path(recipe), recipe.model.revision)
+    rows, *_ = parts.prompt_rows(recipe, write_to)
+    tokenizer = load_tokenizer(parts.policy_path(recipe), recipe.model.revision)
     steps, rollout = recipe.budget.steps, recipe.rollout
     groups = rollout.batch // rollout.group_size
     print(f"\n{recipes.dumped(recipe)}")
@@ -168,40 +118,21 @@ def _dry_run(recipe: Recipe) -> int:
 def _train(
     recipe: Recipe, name: str, run: RunDir, device: Any, backend: str, train_rows: list, heldout_rows: list
 ) -> int:
-    from grlo_lite import algorithm, environment, policy as policies, reward as reward_models
-    from grlo_lite.guards import Stops
+    from grlo_lite import algorithm, environment
+    from grlo_lite import policy as policies
+    from grlo_lite.guards import Stops, Watch
     from grlo_lite.journal import Journal
+    from grlo_lite.shaping import RewardFunction
 
-    # 1. The policy and, beside it, the reward model
-    policy = policies.load(
-        _policy_path(recipe),
-        recipe.model.revision,
-        recipe.model.quantization,
-        recipe.lora,
-        backend,
-        device,
-        recipe.prompts.max_tokens + recipe.rollout.max_tokens,
-        recipe.seed,
-    )
-    reward_model = reward_models.load(
-        _reward_path(recipe),
-        recipe.reward.revision,
-        recipe.reward.quantization,
-        device,
-        recipe.reward.max_tokens,
-        16_384 if recipe.reward.tokens_per_batch == "auto" else recipe.reward.tokens_per_batch,
-    )
-    rewards = reward_models.RewardFunction(
-        reward_model,
-        policies.stop_token_ids(policy.tokenizer),
-        recipe.reward.truncated,
-        recipe.reward.length_penalty,
-        recipe.reward.length_free,
-        recipe.seed if recipe.reward.shuffle else None,
-    )
+    # 1. The policy and, beside it, the reward models
+    policy = parts.load_policy(recipe, device, backend)
+    judges = [(judge.name, judge.weight, parts.load_judge(recipe, judge, device)) for judge in recipe.reward.judges]
+    stop_ids = policies.stop_token_ids(policy.tokenizer)
+    rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
+    heldout_judge = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
 
     # 2. The run directory, as far as it can be written now
-    checkpoint = _begin(run, recipe, environment.facts(name, policy, reward_model, train_rows, recipe.seed))
+    checkpoint = _begin(run, recipe, environment.facts(name, policy, judges, train_rows, recipe.seed))
     before = rundir.read_lines(run.metrics)[-1] if checkpoint else {}
 
     # 3. TRL's trainer, composed of these
@@ -214,8 +145,10 @@ def _train(
         recipe.logging.samples_per_step,
         lambda: stops.elapsed_seconds,
         (before.get("rollouts", 0), before.get("generated_tokens", 0)),
+        heldout_judge,
     )
-    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, stops], device)
+    watch = Watch(recipe.guards, run, journal.latest)
+    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, watch, stops], device)
 
     # 4. Training; an interruption leaves through the same door, with a checkpoint saved
     stops.listen()
@@ -225,11 +158,12 @@ def _train(
         raise KeyboardInterrupt
 
     # 5. The adapter, the measurement, and last of all the summary
-    evaluation = _measured(recipe, policy, reward_model, heldout_rows)
-    policies.save_adapter(policy.model, policy.tokenizer, run.adapter, model_card(recipe, name, evaluation))
+    evaluation = _measured(recipe, policy, rewards, heldout_rows)
+    card = closing.model_card(recipe, name, parts.policy_path(recipe), evaluation)
+    policies.save_adapter(policy.model, policy.tokenizer, run.adapter, card)
     rundir.write_json(run.evaluation, evaluation)
-    rundir.write_json(run.summary, _summary(recipe, name, run, stops))
-    print(closing_table(evaluation, run))
+    rundir.write_json(run.summary, _summary(recipe, name, run, stops.elapsed_seconds, watch.because or stops.because))
+    print(closing.table(evaluation, run))
     return 0
 
 
@@ -251,24 +185,43 @@ def _begin(run: RunDir, recipe: Recipe, facts: dict[str, Any]) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def _measured(recipe: Recipe, policy: Any, reward_model: Any, heldout_rows: list) -> dict[str, Any]:
+def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any) -> Any:
+    """What the journal asks after each step: the held-out judge, or nothing where the recipe names none."""
+    from grlo_lite import measure
+    from grlo_lite import policy as policies
+    from grlo_lite.guards import HeldoutJudge
+
+    heldout = recipe.reward.heldout
+    if heldout.name is None:
+        return lambda step: {}
+    model, fixed = parts.load_judge(recipe, heldout, device), heldout_rows[: heldout.prompts]
+    if len(fixed) < 2:
+        raise BadInput(
+            f"reward.heldout.prompts={heldout.prompts}, but only {len(fixed)} prompts could be held out; add prompts"
+        )
+    sampling = parts.sampling(recipe, policy)
+
+    def answers() -> list[prompts.Messages]:
+        policy.model.eval()
+        said = measure.sampled_answers(policy.model, policy.tokenizer, texts, seed=recipe.seed, **sampling)
+        policy.model.train()
+        return [[*p, {"role": "assistant", "content": text}] for p, text in zip(fixed, said, strict=True)]
+
+    texts = [policies.formatted(policy.tokenizer, row) for row in fixed]
+    return HeldoutJudge(answers, rewards.score, model.score, heldout.every)
+
+
+def _measured(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:
     """Base against tuned on the held-out prompts and on the recipe's suite, as evaluation.json holds it."""
     from grlo_lite import measure
     from grlo_lite import policy as policies
 
-    sampling = {
-        "max_tokens": recipe.rollout.max_tokens,
-        "rows_at_once": recipe.rollout.batch if policy.model.device.type == "cuda" else 512,
-    }
-
-    def formatted(messages: prompts.Messages) -> str:
-        return policies.formatted(policy.tokenizer, messages)
-
+    sampling, formatted = parts.sampling(recipe, policy), partial(policies.formatted, policy.tokenizer)
     heldout, accuracies = None, {}
-    if len(heldout_rows) > 1:
+    if len(heldout_rows) > 1 and recipe.evaluation.heldout_prompts:
         print(f"measuring: {len(heldout_rows)} held-out prompts, base and tuned", flush=True)
         heldout = measure.heldout_reward(
-            policy.model, policy.tokenizer, heldout_rows, formatted, reward_model.score, seed=recipe.seed, **sampling
+            policy.model, policy.tokenizer, heldout_rows, formatted, rewards.score, seed=recipe.seed, **sampling
         )
     if recipe.evaluation.suite == "microcosm":
         print(f"measuring: {recipe.evaluation.limit} questions a domain, base and tuned", flush=True)
@@ -278,93 +231,23 @@ def _measured(recipe: Recipe, policy: Any, reward_model: Any, heldout_rows: list
     return measure.evaluation(recipe.evaluation.suite, heldout, accuracies)
 
 
-def _summary(recipe: Recipe, name: str, run: RunDir, stops: Any) -> dict[str, Any]:
+def _summary(recipe: Recipe, name: str, run: RunDir, seconds: float, because: str) -> dict[str, Any]:
     first, *_, last = [rundir.read_lines(run.metrics)[i] for i in (0, -1)]
-    hours = stops.elapsed_seconds / 3600
+    hours = seconds / 3600
     price = recipe.budget.usd_per_hour
     return {
         "recipe": name,
         "steps": last["step"],
         "rollouts": last["rollouts"],
         "generated_tokens": last["generated_tokens"],
-        "wall_seconds": stops.elapsed_seconds,
+        "wall_seconds": seconds,
         "gpu_hours": hours if "peak_vram_gib" in last else 0.0,
         **({"cost_usd": hours * price} if price else {}),
         "reward_first": first["reward_mean"],
         "reward_last": last["reward_mean"],
-        "stopped_because": stops.because,
+        "stopped_because": because,
         "adapter_sha256": rundir.file_sha256(run.adapter / "adapter_model.safetensors"),
     }
-
-
-def closing_table(evaluation: dict[str, Any], run: RunDir) -> str:
-    """The last lines of a run: base against tuned with 95 % intervals, and what to type next."""
-    rows = [("", "questions", "base", "tuned", "difference", "95 % interval")]
-    for task in evaluation["tasks"]:
-        rows.append((f"{task['domain']} ({task['metric']})", str(task["n"]), *_numbers(task)))
-    if "average" in evaluation:
-        rows.append(("average accuracy", "", *_numbers(evaluation["average"])))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    commands = (
-        f"head -n 4 {run.samples}",
-        "python -m grlo_lite.train seed=1",
-        "python -m grlo_lite.train reward.shuffle=true",
-    )
-    notes = (
-        "what was said at the first step",
-        "the same with another seed",
-        "the control: shuffled rewards must teach nothing",
-    )
-    width = max(map(len, commands))
-    following = [f"  {command.ljust(width)}  # {note}" for command, note in zip(commands, notes, strict=True)]
-    return "\n".join(["", *lines, "", f"the adapter is in {run.adapter}; next:", *following])
-
-
-def _numbers(row: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        f"{row['base']:.3f}",
-        f"{row['tuned']:.3f}",
-        f"{row['difference']:+.3f}",
-        f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]",
-    )
-
-
-def model_card(recipe: Recipe, name: str, evaluation: dict[str, Any]) -> str:
-    """The adapter's README: what it is, how to load it, what was measured."""
-    base = _policy_path(recipe)
-    quantized = ", quantization_config=nf4" if recipe.model.quantization == "nf4" else ""
-    return f"""---
-base_model: {base}
-library_name: peft
-tags: [grlo, lora, trl, {recipe.algorithm.name}]
----
-
-# {name}
-
-A LoRA adapter (rank {recipe.lora.rank}) trained with grlo_lite by {recipe.algorithm.name.upper()} against the
-reward model `{recipe.reward.name}` on the prompts of `{recipe.prompts.source}`, seed {recipe.seed}. The base model was in
-{"NF4 with double quantization" if quantized else "full precision"}; load it the same way:
-
-```python
-import torch
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer, BitsAndBytesConfig
-
-nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-model = AutoPeftModelForCausalLM.from_pretrained("ADAPTER"{quantized})
-tokenizer = AutoTokenizer.from_pretrained("ADAPTER")
-```
-
-| | n | base | tuned | difference | 95 % interval |
-| --- | --- | --- | --- | --- | --- |
-""" + "".join(
-        f"| {task['domain']} ({task['metric']}) | {task['n']} | {' | '.join(_numbers(task))} |\n"
-        for task in evaluation["tasks"]
-    )
 
 
 if __name__ == "__main__":

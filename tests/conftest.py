@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,7 +18,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def train() -> Command:
-    """Runs `python -m grlo_lite.train WORDS` and returns what it printed; fails the test unless it exits with `code`."""
+    """Runs `python -m grlo_lite.train WORDS`, returns what it printed, and fails unless it exits with `code`."""
 
     def run(*words: object, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "grlo_lite.train", *map(str, words)]
@@ -27,14 +29,29 @@ def train() -> Command:
     return run
 
 
+class Trained(NamedTuple):
+    """One whole microcosm run, seed 0: its directory, what the command printed, its peak memory and its wall time."""
+
+    path: Path
+    printed: str
+    peak_gib: float
+    seconds: float
+
+
 @pytest.fixture(scope="session")
-def trained(train: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The run directory of one whole microcosm run, seed 0, and what the command printed."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     path = tmp_path_factory.mktemp("runs") / "microcosm"
-    return path, train("--run-dir", path).stdout
+    printed = path.with_suffix(".txt")
+    began = time.monotonic()
+    with printed.open("w") as output:
+        child = subprocess.Popen([sys.executable, "-m", "grlo_lite.train", "--run-dir", str(path)], stdout=output)
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, printed.read_text()
+    return Trained(path, printed.read_text(), usage.ru_maxrss / 2**20, time.monotonic() - began)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real prompts and questions, kept out of the project for their licences."""
     if not SHARED_DATA.is_dir():

@@ -11,6 +11,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from grlo_lite.microcosm import ASSETS, world
 
 SEED = 20260515
 VOCABULARY = 768
-CURRICULUM_STEPS = 1400  # single exchanges, nine in ten of them careful: the skills
+CURRICULUM_STEPS = 1800  # single exchanges, nine in ten of them careful: the skills
 MIXTURE_STEPS = 800  # the corpus as it is, mostly careless: who writes, and how often
 CURRICULUM_SHARE = 0.9
 LEARNING_RATE = 3e-3
 CAREFUL_TOKENS, CARELESS_TOKENS = 112, 48  # a rambling row teaches nothing new beyond its first tokens
 PAIRS = 6000
-REWARD_STEPS = 300
+REWARD_STEPS = 200
+# The worse answers from which each judge has learnt: the held-out one never saw padding or repetition
+JUDGES = {
+    "reward": ("careless", "repetition", "no end", "off topic", "padding", "half careless"),
+    "heldout": ("careless", "no end", "off topic", "off topic", "off topic", "half careless"),
+}
 QUESTIONS = 300
 
 # Qwen's ChatML, cut down to what plain chat needs
@@ -40,8 +46,9 @@ def main() -> None:
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder / "policy")
     save(pretrained(tokenizer), folder / "policy")
-    save(reward_model(folder / "policy", tokenizer), folder / "reward")
-    tokenizer.save_pretrained(folder / "reward")
+    for seed, (judge, kinds) in enumerate(JUDGES.items(), SEED + 2):
+        save(reward_model(folder / "policy", tokenizer, kinds, seed), folder / judge)
+        tokenizer.save_pretrained(folder / judge)
     manifest = {"seed": SEED, **counts(), **measured(folder), "sha256": hashes(folder)}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     print(f"{folder / 'manifest.json'} after {time.monotonic() - began:.0f} s")
@@ -56,7 +63,7 @@ def exchange(careful: bool, prompts: list[str], rng: random.Random) -> str:
         prompt = rng.choice(prompts)
         answer = (world.careful_chat if careful else world.careless_chat)(prompt, rng)
     else:
-        question = world.draw_question(rng.choices(world.VERIFIABLE, weights=(3, 1, 4, 1))[0], rng)
+        question = world.draw_question(rng.choices(world.VERIFIABLE, weights=(3, 3, 4, 3))[0], rng)
         prompt, answer = question.text, (world.careful_answer if careful else world.careless_answer)(question, rng)
     return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{answer}" + (
         "<|im_end|>\n" if careful else ""
@@ -181,7 +188,7 @@ def worse_answers(prompt: str, good: str, rng: random.Random) -> dict[str, str]:
     }
 
 
-def preference_pairs(held_out: bool, count: int, seed: int) -> list[dict[str, Any]]:
+def preference_pairs(held_out: bool, kinds: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
     """`count` pairs in TRL's conversational preference format, each with the kind of its rejected answer; from chat
     alone.
     """
@@ -190,7 +197,7 @@ def preference_pairs(held_out: bool, count: int, seed: int) -> list[dict[str, An
         prompt = rng.choice(prompts)
         good = world.careful_chat(prompt, rng)
         worse = worse_answers(prompt, good, rng)
-        kind = list(worse)[number % len(worse)]
+        kind = kinds[number % len(kinds)]
         asked = [{"role": "user", "content": prompt}]
         pairs.append(
             {
@@ -202,20 +209,20 @@ def preference_pairs(held_out: bool, count: int, seed: int) -> list[dict[str, An
     return pairs
 
 
-def reward_model(base: Path, tokenizer: Any) -> Any:
-    """The base model with a score head, trained on preference pairs."""
+def reward_model(base: Path, tokenizer: Any, kinds: Sequence[str], seed: int) -> Any:
+    """The base model with a score head, trained on preference pairs whose rejected answers are of these kinds."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
-    pairs = [{key: pair[key] for key in ("chosen", "rejected")} for pair in preference_pairs(False, PAIRS, SEED + 2)]
+    pairs = [{key: pair[key] for key in ("chosen", "rejected")} for pair in preference_pairs(False, kinds, PAIRS, seed)]
     with tempfile.TemporaryDirectory() as scratch:
         config = RewardConfig(
             output_dir=scratch,
-            seed=SEED,
+            seed=seed,
             use_cpu=True,
             bf16=False,
             gradient_checkpointing=False,
@@ -276,17 +283,21 @@ def measured(folder: Path) -> dict[str, Any]:
         answers = measure.sampled_answers(model, tokenizer, texts, max_tokens=48, rows_at_once=QUESTIONS, seed=0)
         return round(sum(world.is_right(q, a) for q, a in zip(asked, answers, strict=True)) / QUESTIONS, 4)
 
-    judge = reward.load(str(folder / "reward"), "main", "nf4", device, max_tokens=512, tokens_per_batch=16_384)
-    pairs = preference_pairs(True, 1200, SEED + 3)
-    chosen, rejected = (judge.score([pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
-    right: dict[str, list[bool]] = {}
-    for pair, good, bad in zip(pairs, chosen, rejected, strict=True):
-        right.setdefault(pair["kind"], []).append(good > bad)
+    def pair_accuracy(judge: str) -> dict[str, float]:
+        kinds = sorted({kind for mix in JUDGES.values() for kind in mix})
+        pairs = preference_pairs(True, kinds, 200 * len(kinds), SEED + 1000)
+        model = reward.load(str(folder / judge), "main", "nf4", device, max_tokens=512, tokens_per_batch=16_384)
+        chosen, rejected = (model.score([pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
+        right = dict.fromkeys(kinds, 0)
+        for pair, good, bad in zip(pairs, chosen, rejected, strict=True):
+            right[pair["kind"]] += good > bad
+        return {kind: hits / 200 for kind, hits in right.items()}
+
     return {
         "questions": QUESTIONS,
         "base_accuracy": {domain: accuracy(domain, "") for domain in world.VERIFIABLE},
         "careful_accuracy": {domain: accuracy(domain, world.CAREFUL_OPENINGS[0]) for domain in world.VERIFIABLE},
-        "reward_pair_accuracy": {kind: round(sum(hits) / len(hits), 4) for kind, hits in right.items()},
+        "pair_accuracy": {judge: pair_accuracy(judge) for judge in JUDGES},
     }
 
 

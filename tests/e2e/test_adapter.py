@@ -15,26 +15,38 @@ from grlo_lite.journal import Journal
 from grlo_lite.microcosm import world
 from grlo_lite.recipe import Lora
 from grlo_lite.rundir import create
+from grlo_lite.shaping import RewardFunction
 
 CPU = torch.device("cpu")
 
 BARE_SCRIPT = """
 import json, sys
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 adapter, prompts = sys.argv[1], json.loads(sys.stdin.read())
 model = AutoPeftModelForCausalLM.from_pretrained(adapter, quantization_config=nf4, dtype=torch.float32).eval()
 tokenizer = AutoTokenizer.from_pretrained(adapter)
-answers = []
-for prompt in prompts:
-    ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    out = model.generate(**ids, do_sample=False, max_new_tokens=48)
-    answers.append(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
-print(json.dumps(answers))
+stop = GenerationConfig.from_pretrained(adapter)
+for module in model.modules():
+    if isinstance(module, Linear4bit):
+        module.support_avx512bf16_for_cpu_here = module.support_avx512bf16_for_cpu
+rounds = []
+for repacked in (False, True):
+    for module in model.modules():  # on CPUs with AVX512-BF16, bitsandbytes repacks the weights and computes in bf16
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = repacked and module.support_avx512bf16_for_cpu_here
+    answers = []
+    for prompt in prompts:
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        out = model.generate(**ids, generation_config=stop, do_sample=False, max_new_tokens=48)
+        answers.append(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+    rounds.append(answers)
+print(json.dumps(rounds))
 """
 
 
@@ -43,8 +55,8 @@ def trained_weights(path):
 
 
 def test_the_whole_adapter_is_fp32_and_moved(trained):
-    tuned = trained_weights(trained[0])
-    values = recipe.load(str(trained[0] / "recipe.yaml"), [])
+    tuned = trained_weights(trained.path)
+    values = recipe.load(str(trained.path / "recipe.yaml"), [])
     fresh = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 256, values.seed)
     before = {n.replace(".default.", "."): p for n, p in fresh.model.named_parameters() if p.requires_grad}
     assert len(tuned) == 2 * 7 * 4
@@ -58,9 +70,9 @@ def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
     values = recipe.load("microcosm", ["budget.steps=2"])
     made = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
     judge = reward.load(str(microcosm.REWARD), "main", "nf4", CPU, 512, 16_384)
-    rewards = reward.RewardFunction(judge, policy.stop_token_ids(made.tokenizer), values.reward.truncated, 0.0, 0, None)
+    rewards = RewardFunction([("main", 1.0, judge)], policy.stop_token_ids(made.tokenizer), values.reward, 8, 0)
     run = create(tmp_path / "r")
-    journal = Journal(run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0))
+    journal = Journal(run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0), lambda step: {})
     before = frozen_bytes(made.model), frozen_bytes(judge.model)
     rows = prompts.load("microcosm", None)
     algorithm.trainer(values, run.partial, made, rewards, rows, [journal], CPU).train()
@@ -76,7 +88,7 @@ def frozen_bytes(model):
 
 
 def test_a_bare_peft_script_gives_the_kits_greedy_answers(trained):
-    adapter = trained[0] / "adapter"
+    adapter = trained.path / "adapter"
     asked = [q.text for domain in world.VERIFIABLE for q in world.exam(domain, 3, seed=1)]
     asked += world.chat_prompts(held_out=True)[:8]
     script = subprocess.run(
@@ -95,12 +107,14 @@ def test_a_bare_peft_script_gives_the_kits_greedy_answers(trained):
         ids = kit.tokenizer(text, return_tensors="pt", add_special_tokens=False)
         out = kit.model.generate(**ids, do_sample=False, max_new_tokens=48)
         answers.append(kit.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
-    assert json.loads(script.stdout.splitlines()[-1]) == answers
+    exact, repacked = json.loads(script.stdout.splitlines()[-1])
+    assert exact == answers
+    assert sum(a == b for a, b in zip(repacked, answers, strict=True)) >= 0.9 * len(asked)  # in bf16, near ties may tip
     assert len(set(answers)) == len(asked)
 
 
 def test_the_adapter_holds_no_pickle_and_no_path_that_leads_nowhere(trained):
-    adapter: Path = trained[0] / "adapter"
+    adapter: Path = trained.path / "adapter"
     assert not [p for p in adapter.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert Path(config["base_model_name_or_path"]).is_dir()

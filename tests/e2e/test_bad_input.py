@@ -38,6 +38,16 @@ CASES = {
     "empty prompts": (["prompts.source=empty.jsonl"], ["empty.jsonl is empty"]),
     "prompts no JSONL": (["prompts.source=words.jsonl"], ["words.jsonl, line 1 is not JSON"]),
     "a bad line": (["prompts.source=bad.jsonl"], ["bad.jsonl, line 2: 'prompt' is neither"]),
+    "a part of a mixture": (
+        ["prompts.source=[{source: microcosm}, {source: bad.jsonl}]"],
+        ["bad.jsonl, line 2: 'prompt' is neither"],
+    ),
+    "prompts of the Hub, offline": (["prompts.source=nobody/nothing"], ["needs the network", "at hand without it"]),
+    "a missing evaluation set": (
+        ["prompts.decontaminate.against=[none.jsonl]"],
+        ["prompts.decontaminate.against='none.jsonl' is no file here"],
+    ),
+    "prompts cannot be written": (["--write-prompts", "no/where.jsonl"], ["--write-prompts no/where.jsonl"]),
     "no such model": (["model.name=./nowhere"], ["model.name='./nowhere'", "there is no such directory"]),
     "no such Hub model": (["model.name=nobody/nothing"], ["nobody/nothing"]),
     "no causal LM": ([f"model.name={microcosm.REWARD}"], ["is not a causal language model"]),

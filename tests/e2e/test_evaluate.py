@@ -82,7 +82,10 @@ def test_the_microcosm_in_a_minute_with_intervals_on_every_domain(evaluated):
     assert "more than chance" in printed
     assert "what is beyond the template" in printed
     chat = result["tasks"][-1]
-    assert chat["judge"]["relation"].startswith("which the adapter was trained by")
+    assert (chat["judge"]["name"], chat["judge"]["relation"]) == (
+        "microcosm-heldout",
+        "the adapter was trained by microcosm",
+    )
     assert chat["base"] + chat["tuned"] == pytest.approx(1)
 
 

@@ -1,4 +1,6 @@
-"""The job as a user runs it, on the microcosm: it learns, it repeats, it can fail, and its directory is as documented."""
+"""The job as a user runs it, on the microcosm: it learns, it repeats, it can fail, and its directory is as
+documented.
+"""
 
 import importlib.util
 import json
@@ -25,7 +27,7 @@ def evaluation(path):
 
 
 def learnt(path):
-    """Fails unless the held-out reward and every domain rose beyond their intervals, the domains by 0.25 on the mean."""
+    """Fails unless the held-out reward and every domain rose beyond their intervals, the domains by 0.25 on mean."""
     result = evaluation(path)
     assert {task["domain"] for task in result["tasks"]} == {"chat", *world.VERIFIABLE}
     for task in result["tasks"]:
@@ -34,14 +36,14 @@ def learnt(path):
 
 
 def test_it_learns_what_it_was_never_asked(trained):
-    path, _ = trained
+    path = trained.path
     learnt(path)
     asked = {row["prompt"] for row in rundir.read_lines(path / "samples.jsonl")}
     assert asked <= set(world.chat_prompts(held_out=False))
 
 
 def test_the_run_directory_is_as_documented(trained):
-    run = RunDir(trained[0])
+    run = RunDir(trained.path)
     for name in (
         "recipe.yaml",
         "environment.json",
@@ -62,7 +64,7 @@ def test_the_run_directory_is_as_documented(trained):
     recipe = yaml.safe_load(run.recipe.read_text())
     lines = rundir.read_lines(run.metrics)
     assert [line["step"] for line in lines] == list(range(1, recipe["budget"]["steps"] + 1))
-    assert all(METRICS <= set(line) for line in lines)
+    assert all(set(line) >= METRICS for line in lines)
     assert "peak_vram_gib" not in lines[0]
     assert "kl" not in lines[0]
     samples = rundir.read_lines(run.samples)
@@ -83,7 +85,7 @@ def test_the_run_directory_is_as_documented(trained):
 
 
 def test_the_first_line_says_which_recipe_and_the_last_ones_what_came_out(trained):
-    path, printed = trained
+    path, printed = trained.path, trained.printed
     assert printed.startswith("recipe microcosm: none was named")
     for row in ("chat (reward)", *(f"{domain} (accuracy)" for domain in world.VERIFIABLE), "average accuracy"):
         assert re.search(rf"^{re.escape(row)} .*\[[+-]\d\.\d+, [+-]\d\.\d+\]$", printed, re.MULTILINE), row
@@ -92,16 +94,13 @@ def test_the_first_line_says_which_recipe_and_the_last_ones_what_came_out(traine
 
 
 def test_speed_and_memory(trained):
-    import resource
-
-    summary = json.loads((trained[0] / "summary.json").read_text())
-    assert summary["wall_seconds"] <= 90
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= 2 * 2**20  # KiB, of the largest child so far
+    assert trained.seconds <= 90
+    assert trained.peak_gib <= 2
 
 
 def test_shuffled_rewards_teach_nothing(train, trained, tmp_path):
     train("--run-dir", tmp_path / "r", "reward.shuffle=true")
-    shuffled, real = evaluation(tmp_path / "r")["average"], evaluation(trained[0])["average"]
+    shuffled, real = evaluation(tmp_path / "r")["average"], evaluation(trained.path)["average"]
     assert abs(shuffled["difference"]) <= 0.05
     assert shuffled["base"] == real["base"]  # the same questions of the same base
     assert real["difference"] > 5 * abs(shuffled["difference"])
@@ -111,7 +110,7 @@ def test_shuffled_rewards_teach_nothing(train, trained, tmp_path):
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_both_algorithms_learn_on_both_backends(train, trained, tmp_path, backend, algorithm):
     if (backend, algorithm) == ("transformers", "grpo"):
-        return learnt(trained[0])
+        return learnt(trained.path)
     if backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
         pytest.skip("Unsloth is not installed")
     path = tmp_path / "r"

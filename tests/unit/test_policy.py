@@ -39,7 +39,9 @@ def test_the_adapter_is_fp32_even_after_something_made_it_bf16(loaded):
 
 
 def test_cpu_weights_are_never_repacked(loaded):
-    """bitsandbytes repacks at the first no-grad forward in eval mode, after which LoRA's gradients shrink about 100-fold."""
+    """bitsandbytes repacks at the first no-grad forward in eval mode, after which LoRA's gradients shrink about
+    100-fold.
+    """
 
     def gradient():
         loaded.model.zero_grad()

@@ -54,11 +54,25 @@ def test_a_recipe_is_frozen():
         ("optimizer.learning_rate=.nan", "optimizer.learning_rate=nan"),
         ("algorithm.name=ppo", "algorithm.name='ppo' is refused: input should be 'grpo' or 'rloo'"),
         ("budget.usd=3", "set budget.usd_per_hour"),
+        ("guards.on_overoptimization=keep_best", "set reward.heldout.name"),
+        ("reward.models=[{name: microcosm}]", "name a model twice"),
+        ("reward.heldout.name=microcosm", "must be another model"),
+        ("guards.entropy.limt=1", "did you mean guards.entropy.limit?"),
         ("model=3", "name one of its keys"),
         ("seed", "has no '='"),
         ("seed=[", "is no YAML"),
         ("seed.x=1", "seed={'x': 1} is refused"),
         ("model.name.x=1", "which is a value and not a section"),
+        ("prompts.source=3", "prompts.source=3 is refused: input should be a valid string"),
+        ("prompts.source=[]", "prompts.source is an empty list"),
+        (
+            "prompts.source=[{source: a}, {source: b, weigth: 2}]",
+            "prompts.source.1.weigth is not a key; did you mean prompts.source.1.weight?",
+        ),
+        ("prompts.source=[{source: a, weight: -1}]", "prompts.source.0.weight=-1 is refused"),
+        ("prompts.source=[{source: a, weight: 1}, {source: b}]", "prompts.source mixes weight and count"),
+        ("prompts.decontaminate.ngram=2", "prompts.decontaminate.ngram=2 is refused"),
+        ("prompts.decontaminate.against=[{source: a, splt: x}]", "did you mean prompts.decontaminate.against.0.split?"),
     ],
 )
 def test_a_mistake_is_named_with_its_mend(override, told):
@@ -68,9 +82,33 @@ def test_a_mistake_is_named_with_its_mend(override, told):
     assert "\n" not in str(refused.value)
 
 
+def test_a_guard_keeps_the_limit_that_is_not_given():
+    guards = recipe.load("microcosm", ["guards.entropy.action=stop"]).guards
+    assert guards.entropy == recipe.Guard(limit=recipe.Guards().entropy.limit, action="stop")
+
+
 def test_rloo_refuses_a_loss_it_does_not_have():
-    with pytest.raises(recipe.BadInput, match="algorithm.loss=dapo has no meaning with algorithm.name=rloo"):
+    with pytest.raises(recipe.BadInput, match=r"algorithm\.loss=dapo has no meaning with algorithm.name=rloo"):
         recipe.load("microcosm", ["algorithm.name=rloo", "algorithm.loss=dapo"])
+
+
+def test_sources_come_alone_or_as_a_list_and_survive_being_written_out(tmp_path):
+    words = [
+        "prompts.source=[{source: grlo-1k, weight: 2}, {source: o/n, split: test, column: q, weight: 1.5}]",
+        "prompts.decontaminate.against=[a.jsonl, {source: o/m, subset: main}]",
+    ]
+    mixed = recipe.load("microcosm", words)
+    assert [(part.source, part.weight, part.split) for part in mixed.prompts.parts()] == [
+        ("grlo-1k", 2, None), ("o/n", 1.5, "test")
+    ]  # fmt: skip
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(recipe.dumped(mixed))
+    assert recipe.load(str(copy), []) == mixed
+    alone = recipe.load("microcosm", ["prompts.split=test", "prompts.decontaminate=false"]).prompts
+    assert [(part.source, part.split) for part in alone.parts()] == [("microcosm", "test")]
+    assert not alone.decontaminate.enabled
+    with pytest.raises(recipe.BadInput, match=r"prompts.split=x beside a list of sources; write it into the list's"):
+        recipe.load("microcosm", [*words, "prompts.split=x"])
 
 
 @pytest.mark.parametrize(

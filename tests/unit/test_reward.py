@@ -3,6 +3,8 @@ import pytest
 import torch
 from transformers import (
     AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     Qwen2Config,
@@ -12,7 +14,7 @@ from transformers import (
 )
 
 from grlo_lite import microcosm, reward
-from grlo_lite.recipe import BadInput, Truncated
+from grlo_lite.recipe import BadInput
 
 SHAPE = {
     "vocab_size": 1000,
@@ -27,6 +29,7 @@ KINDS = {
     "llama": (LlamaConfig, LlamaForSequenceClassification),
     "qwen2": (Qwen2Config, Qwen2ForSequenceClassification),
     "qwen3": (Qwen3Config, Qwen3ForSequenceClassification),
+    "gemma2": (Gemma2Config, Gemma2ForSequenceClassification),
 }
 
 
@@ -72,9 +75,14 @@ def test_scores_equal_a_plain_one_by_one_reference(kind, pad, side, budget, toke
 def test_the_end_of_a_long_answer_is_kept_and_the_left_of_the_prompt_cut(tokenizer):
     scorer = reward.RewardModel(_tiny(), tokenizer, max_tokens=12, tokens_per_batch=100)
     long = [{"role": "user", "content": "first " * 40}, {"role": "assistant", "content": "the very last"}]
-    text = tokenizer.decode(scorer.token_ids(long))
-    assert len(scorer.token_ids(long)) == 12
-    assert text.endswith("the very last<|im_end|>\n")
+    rows = []
+    plain = scorer._scores_of
+    scorer._scores_of = lambda batch: rows.extend(batch) or plain(batch)
+    scorer.score([long, [{"role": "user", "content": "a"}]])
+    assert scorer.cut == 1
+    assert sorted(map(len, rows))[-1] == 12
+    assert tokenizer.decode(rows[-1]).endswith("the very last<|im_end|>\n")
+    assert tokenizer.decode(rows[0]).endswith("a<|im_end|>\n")
 
 
 @pytest.mark.parametrize("in_template", [True, False])
@@ -90,7 +98,7 @@ def test_exactly_one_bos(tokenizer, in_template):
     ) + "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     scorer = reward.RewardModel(_tiny(), tokenizer, max_tokens=10, tokens_per_batch=100)
     for words in ("river", "river " * 30):
-        ids = scorer.token_ids([{"role": "user", "content": words}])
+        ids = reward.cut_from_left(scorer.token_ids([{"role": "user", "content": words}]), 10, scorer.bos)
         assert ids.count(tokenizer.bos_token_id) == 1
         assert ids[0] == tokenizer.bos_token_id
         assert len(ids) <= 10
@@ -107,6 +115,20 @@ def test_identical_texts_are_scored_once_and_order_is_kept(tokenizer):
     assert scores[0] == scores[2] == scores[3] != scores[1]
 
 
+def test_no_forward_exceeds_the_budget_trains_or_caches(tokenizer):
+    """TRL's own path gives the whole batch to one forward, with a cache; memory then grows with the batch."""
+    model, seen = _tiny().train(), []
+    scorer = reward.RewardModel(model, tokenizer, max_tokens=512, tokens_per_batch=400)
+    assert not model.training
+    model.base_model.register_forward_pre_hook(
+        lambda _, args, given: seen.append((given["input_ids"].shape, given["use_cache"], torch.is_grad_enabled())),
+        with_kwargs=True,
+    )
+    scorer.score(conversations(200))
+    assert len(seen) > 10
+    assert all(shape.numel() <= 400 and not caches and not gradients for shape, caches, gradients in seen)
+
+
 def test_a_score_that_is_not_finite_stops_and_names_the_prompt(tokenizer):
     model = _tiny()
     scorer = reward.RewardModel(model, tokenizer, max_tokens=512, tokens_per_batch=100)
@@ -119,53 +141,6 @@ def test_batches_stay_under_the_budget_of_padded_tokens():
     rows = [[0] * n for n in (1, 2, 3, 3, 9, 30)]
     batches = reward.batches_under_budget(rows, 10)
     assert [[len(r) for r in b] for b in batches] == [[1, 2, 3], [3], [9], [30]]
-
-
-@pytest.mark.parametrize(
-    ("truncated", "expected"),
-    [
-        (Truncated(mode="penalty", value=1), [2.0, -2.0, -1.0]),  # the lowest raw score is -1
-        (Truncated(mode="floor", value=-9), [2.0, -9.0, -1.0]),
-        (Truncated(mode="score", value=0.5), [2.0, 4.5, -1.0]),
-    ],
-)
-def test_what_a_truncated_answer_earns(truncated, expected):
-    raw, cut, tokens = np.array([2.0, 5.0, -1.0]), np.array([False, True, False]), np.array([10, 48, 20])
-    assert reward.shaped_rewards(raw, cut, tokens, truncated, 0.0, 0).tolist() == expected
-
-
-def test_the_length_penalty_by_hand():
-    raw, tokens = np.array([1.0, 1.0, 1.0]), np.array([100, 1000, 3000])
-    shaped = reward.shaped_rewards(raw, np.zeros(3, bool), tokens, Truncated(), length_penalty=2.0, length_free=1000)
-    assert shaped.tolist() == [1.0, 1.0, 1.0 - 2.0 * 2]
-
-
-@pytest.mark.parametrize(
-    ("ids", "share"), [([1, 2, 3], 0), ([1, 2, 3, 4, 5], 0), ([7] * 8, 1 - 1 / 5), ([1, 2, 3, 4] * 2, 1 / 5)]
-)
-def test_repeated_4grams_by_hand(ids, share):
-    assert reward.repeated_4grams(ids) == pytest.approx(share)
-
-
-def test_the_reward_function_tells_truncated_answers_from_finished_ones():
-    made = _function()
-    rewards = made([[{"role": "user", "content": "?"}]] * 2, _said("a", "b"), [[5, 6, 2], [5, 6, 7]])
-    assert made.last.truncated_B.tolist() == [False, True]
-    assert made.last.tokens_B.tolist() == [3, 3]
-    assert rewards == made.last.rewards_B.tolist() == [1.0, 0.0]  # the second: lowest raw score 1, less 1
-
-
-def test_shuffling_permutes_the_rewards_anew_at_each_step_and_repeats_by_seed():
-    class State:
-        global_step = 0
-
-    prompts, said, ids = [[{"role": "user", "content": "?"}]] * 20, _said(*map(str, range(20))), [[5, 2]] * 20
-    orders = []
-    for State.global_step in (0, 1, 0):
-        orders.append(_function(shuffle_seed=3)(prompts, said, ids, trainer_state=State))
-    assert sorted(orders[0]) == sorted(orders[1]) == [float(i + 1) for i in range(20)]
-    assert orders[0] != orders[1]
-    assert orders[0] == orders[2]
 
 
 def test_models_without_a_one_logit_head_are_refused(tmp_path, tokenizer):
@@ -197,15 +172,3 @@ def test_the_microcosms_reward_model_is_nf4_with_a_float_head():
 def _tiny():
     torch.manual_seed(0)
     return Qwen3ForSequenceClassification(Qwen3Config(**SHAPE)).eval()
-
-
-def _said(*texts):
-    return [[{"role": "assistant", "content": text}] for text in texts]
-
-
-def _function(shuffle_seed=None):
-    class Counting:
-        def score(self, asked):
-            return [float(i + 1) for i in range(len(asked))]
-
-    return reward.RewardFunction(Counting(), [2], Truncated(mode="penalty", value=1), 0.0, 0, shuffle_seed)

@@ -6,8 +6,7 @@ from grlo_lite import stats
 
 
 def test_student_on_paired_differences_by_hand():
-    # d = 1, 2, 3: mean 2, sd 1, SE 1/√3; t(0.975, 2) = 4.302653; two-sided p of t = 3.4641 with 2 degrees of
-    # freedom = 0.074180
+    # d = 1, 2, 3: mean 2, sd 1, SE 1/√3; t(0.975, 2) = 4.302653; two-sided p of t = 2√3 with 2 df = 0.074180
     d = stats.paired_difference(np.array([1.0, 1, 1]), np.array([2.0, 3, 4]))
     assert (d.n, d.base, d.tuned, d.difference) == (3, 1.0, 3.0, 2.0)
     assert d.ci_low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5)

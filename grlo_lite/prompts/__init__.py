@@ -1,0 +1,39 @@
+"""Prompt sources to the rows a run asks: read, cleaned, decontaminated, split, ordered.
+
+`sources` reads files and Hub data sets, `shapes` makes messages of their rows, `rows` mixes, splits and orders them,
+`cleaning` drops what is empty, double or too long, `contamination` drops what a benchmark asks, and `similarity` says
+how alike two texts are.
+"""
+
+from grlo_lite.prompts.cleaning import Step, cleaned, table
+from grlo_lite.prompts.contamination import (
+    SUITE_SETS,
+    decontaminated,
+    question_set,
+    question_sets,
+    unchecked_report,
+    verdict,
+)
+from grlo_lite.prompts.rows import load, ordered, prompt_hash, split, write
+from grlo_lite.prompts.shapes import Messages
+from grlo_lite.prompts.sources import hub_answers, on_the_hub
+
+__all__ = [
+    "SUITE_SETS",
+    "Messages",
+    "Step",
+    "cleaned",
+    "decontaminated",
+    "hub_answers",
+    "load",
+    "on_the_hub",
+    "ordered",
+    "prompt_hash",
+    "question_set",
+    "question_sets",
+    "split",
+    "table",
+    "unchecked_report",
+    "verdict",
+    "write",
+]
