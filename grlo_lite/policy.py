@@ -103,6 +103,31 @@ def load(
     return Policy(model, tokenizer, backend)
 
 
+def load_trained(path: str, revision: str, quantization: str, adapter: Path, device: Any) -> Policy:
+    """The base model with a trained adapter on it, in eval mode; `model.disable_adapter()` is the base.
+
+    The tokenizer and with it the chat template are those saved with the adapter, the base's where there are none.
+    Raises BadInput where the base or the adapter cannot be loaded.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from grlo_lite.quantization import from_pretrained
+
+    saved = (adapter / "tokenizer_config.json").is_file()
+    tokenizer = load_tokenizer(str(adapter), "main") if saved else load_tokenizer(path, revision)
+    _require_causal_lm(path, revision)
+    base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device)
+    try:
+        model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise BadInput(f"the adapter {adapter} does not fit on {path}: {said}; name its own base model") from None
+    model.generation_config.eos_token_id = stop_token_ids(tokenizer)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return Policy(model, tokenizer, "transformers")
+
+
 def trainable_in_fp32(model: Any) -> None:
     """Casts the trainable parameters to fp32 in place.
 

@@ -31,6 +31,8 @@ class RunDir:
         self.partial = self.checkpoints / ".partial"  # where a checkpoint grows before it gets its name
         self.adapter = path / "adapter"
         self.evaluation = path / "evaluation.json"
+        self.answers = path / "answers.jsonl"  # every answer of the newest evaluation, and why it was judged so
+        self.answer_store = path / "answers.sqlite"  # every answer of all of them, so that none is asked for twice
         self.summary = path / "summary.json"
 
     def recipe_name(self) -> str:

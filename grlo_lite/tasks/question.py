@@ -1,0 +1,51 @@
+"""What a task is: questions, the two ways they are asked, and a scorer. Plain values and functions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: `prompt` is what a user's turn holds, `plain` what a base model goes on from without a template."""
+
+    id: str
+    prompt: str
+    plain: str
+    reference: str
+    data: dict[str, Any] = field(default_factory=dict)  # what the scorer needs beyond the reference
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an answer earned, what was taken for its answer, and why it was judged so."""
+
+    score: float
+    answer: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A set of questions and how it is run.
+
+    `version` is raised with every change of prompt or scorer. `questions` turns the rows of a source into questions
+    and raises KeyError where a row lacks a field. `judged` is None where a judge compares the two arms' answers. The
+    source is a JSONL file `file` in the data directory, else `hub`: data set, configuration and split; None: built in.
+    """
+
+    name: str
+    domain: str
+    version: int
+    max_tokens: int
+    questions: Callable[[list[dict[str, Any]]], list[Question]]
+    judged: Callable[[Question, str], Verdict] | None
+    files: tuple[str, ...] = ()
+    hub: tuple[str, str | None, str] | None = None
+    metric: str = "accuracy"
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stops: tuple[str, ...] = ()  # texts that end a plain answer
+    limit: int | None = None  # how many questions are asked unless the command line says otherwise
+    runs_code: bool = False
