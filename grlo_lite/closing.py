@@ -10,36 +10,36 @@ def table(evaluation: dict[str, Any], run: RunDir) -> str:
     """The last lines of a run: base against tuned with 95 % intervals, and what to type next."""
     rows: list[tuple[str, ...]] = [("", "questions", "base", "tuned", "difference", "95 % interval")]
     for task in evaluation["tasks"]:
-        rows.append((f"{task['domain']} ({task['metric']})", str(task["n"]), *_numbers(task)))
+        rows.append((f"{task['domain']} ({task['metric']})", str(task["n"]), *numbers(task)))
     if "average" in evaluation:
-        rows.append(("average accuracy", "", *_numbers(evaluation["average"])))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    commands = (
-        f"head -n 4 {run.samples}",
-        "python -m grlo_lite.train seed=1",
-        "python -m grlo_lite.train reward.shuffle=true",
-    )
-    notes = (
-        "what was said at the first step",
-        "the same with another seed",
-        "the control: shuffled rewards must teach nothing",
-    )
+        rows.append(("average accuracy", "", *numbers(evaluation["average"])))
+    lines = aligned(rows, left=1)
+    commands = {
+        f"python -m grlo_lite.evaluate {run.path}": "in full: both kinds of base, chat judged, answers kept",
+        f"head -n 4 {run.samples}": "what was said at the first step",
+        "python -m grlo_lite.train seed=1": "the same with another seed",
+        "python -m grlo_lite.train reward.shuffle=true": "the control: shuffled rewards must teach nothing",
+    }
     width = max(map(len, commands))
-    following = [f"  {command.ljust(width)}  # {note}" for command, note in zip(commands, notes, strict=True)]
+    following = [f"  {command.ljust(width)}  # {note}" for command, note in commands.items()]
     return "\n".join(["", *lines, "", f"the adapter is in {run.adapter}; next:", *following])
 
 
-def _numbers(row: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        f"{row['base']:.3f}",
-        f"{row['tuned']:.3f}",
-        f"{row['difference']:+.3f}",
-        f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]",
-    )
+def numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """A row of evaluation.json as a table shows it: base, tuned, difference, interval."""
+    interval = f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+    return f"{row['base']:.3f}", f"{row['tuned']:.3f}", f"{row['difference']:+.3f}", interval
+
+
+def aligned(rows: list[tuple[str, ...]], left: int) -> list[str]:
+    """The rows as lines of equally wide cells; the first `left` columns are flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def model_card(recipe: Recipe, name: str, base: str, evaluation: dict[str, Any]) -> str:
@@ -75,6 +75,6 @@ answer = model.generate(**ids, generation_config=stop, max_new_tokens={recipe.ro
 | | n | base | tuned | difference | 95 % interval |
 | --- | --- | --- | --- | --- | --- |
 """ + "".join(
-        f"| {task['domain']} ({task['metric']}) | {task['n']} | {' | '.join(_numbers(task))} |\n"
+        f"| {task['domain']} ({task['metric']}) | {task['n']} | {' | '.join(numbers(task))} |\n"
         for task in evaluation["tasks"]
     )

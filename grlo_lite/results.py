@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from grlo_lite.closing import aligned, numbers
 from grlo_lite.generation import Answer
 from grlo_lite.measure import task_row
 from grlo_lite.stats import (
@@ -138,16 +139,16 @@ def table(result: dict[str, Any]) -> str:
         name = task["task"] + (f" avg@{task['samples']}" if task["samples"] > 1 else "")
         name += "" if task["metric"] == "accuracy" else f" ({task['metric'].replace('_', ' ')})"
         rows.append(
-            (task["domain"], name, str(task["n"]), plain, *_numbers(task), chance, f"{task['smallest_detectable']:.3f}")
+            (task["domain"], name, str(task["n"]), plain, *numbers(task), chance, f"{task['smallest_detectable']:.3f}")
         )
     for domain in result.get("domains", []):
         if domain["tasks"] > 1:
-            rows.append((domain["domain"], f"mean of {domain['tasks']}", "", "", *_numbers(domain), "", ""))
+            rows.append((domain["domain"], f"mean of {domain['tasks']}", "", "", *numbers(domain), "", ""))
     if "average" in result:
         plain = f"{result['average_against_base_plain']['base']:.3f}"
-        rows.append(("average of tasks", "", "", plain, *_numbers(result["average"]), "", ""))
-        rows.append(("average of domains", "", "", "", *_numbers(result["average_of_domains"]), "", ""))
-    return "\n".join([*_aligned(rows), "", *_notes(result)])
+        rows.append(("average of tasks", "", "", plain, *numbers(result["average"]), "", ""))
+        rows.append(("average of domains", "", "", "", *numbers(result["average_of_domains"]), "", ""))
+    return "\n".join([*aligned(rows, left=2), "", *_notes(result)])
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
@@ -184,18 +185,3 @@ def _judged(task: dict[str, Any]) -> str:
         f"{controlled['rate']:.3f} [{controlled['ci_low']:.3f}, {controlled['ci_high']:.3f}]; "
         f"characters {base:.0f} → {tuned:.0f}; judge: {judge['name']}, {judge['relation']}."
     )
-
-
-def _numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
-    interval = f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-    return f"{row['base']:.3f}", f"{row['tuned']:.3f}", f"{row['difference']:+.3f}", interval
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

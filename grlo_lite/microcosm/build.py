@@ -63,7 +63,7 @@ def exchange(careful: bool, prompts: list[str], rng: random.Random) -> str:
         prompt = rng.choice(prompts)
         answer = (world.careful_chat if careful else world.careless_chat)(prompt, rng)
     else:
-        question = world.draw_question(rng.choices(world.VERIFIABLE, weights=(3, 3, 4, 3))[0], rng)
+        question = world.draw_question(rng.choices(world.VERIFIABLE, weights=(4, 3, 3, 3))[0], rng)
         prompt, answer = question.text, (world.careful_answer if careful else world.careless_answer)(question, rng)
     return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{answer}" + (
         "<|im_end|>\n" if careful else ""

@@ -129,7 +129,7 @@ def _ordering(rng: random.Random) -> Question:
 
 
 def _spelling(rng: random.Random) -> Question:
-    letters = rng.sample("abcdefghijklmnopqrstuvwxyz", 4)
+    letters = rng.sample("abcdefghijklmnopqrstuvwxyz", 3)
     right = " ".join(reversed(letters))
     steps = f"First, the last letter is {letters[-1]}. Second, the next is {letters[-2]}."
     text = rng.choice(("Spell {} backwards.", "Write {} in reverse.")).format(" ".join(letters))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grlo_lite import doctor, recipe
+from grlo_lite import doctor, evaluate, recipe
 from grlo_lite.train import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -31,6 +31,9 @@ def test_every_command_of_the_readme_is_understood(words, tmp_path, monkeypatch,
     module, arguments = words[2], words[3:]
     if module == "grlo_lite.doctor":
         assert doctor.main([*arguments, "--prompts", "0"]) == 0
+    elif module == "grlo_lite.evaluate":
+        with pytest.raises(recipe.BadInput, match="is neither a run directory"):
+            evaluate.main(arguments)
     elif "--resume" in arguments:
         with pytest.raises(recipe.BadInput, match="no unfinished run"):
             main(arguments)
