@@ -6,7 +6,6 @@ mistake in a recipe ends as a `BadInput` that names the key, its value and how t
 
 import difflib
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -390,13 +389,14 @@ def _does_not_divide(key: str, value: int, whole_key: str, whole: int) -> str:
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that come with the project, by name: those of the checkout, or the copies inside an installed
-    package.
+    """The recipes that come with the project, by name.
+
+    `grlo_lite/recipes` is a link to the checkout's `recipes/`, and a copy of it in an installed package; where a checkout
+    has no links, `recipes/` is read itself.
     """
-    for folder in (Path(__file__).parent.parent / "recipes", Path(str(files("grlo_lite"))) / "recipes"):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    return {}
+    package = Path(__file__).parent
+    folder = next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def load(name: str, overrides: list[str]) -> Recipe:

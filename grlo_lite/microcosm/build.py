@@ -22,6 +22,7 @@ VOCABULARY = 768
 CURRICULUM_STEPS = 1800  # single exchanges, nine in ten of them careful: the skills
 MIXTURE_STEPS = 800  # the corpus as it is, mostly careless: who writes, and how often
 CURRICULUM_SHARE = 0.9
+ROWS = 64  # documents a batch; half as many where each has two exchanges
 LEARNING_RATE = 3e-3
 CAREFUL_TOKENS, CARELESS_TOKENS = 112, 48  # a rambling row teaches nothing new beyond its first tokens
 PAIRS = 6000
@@ -138,8 +139,10 @@ def pretrained(tokenizer: Any) -> Any:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps, pct_start=0.05)
     rng, prompts, began = random.Random(SEED + 1), world.chat_prompts(held_out=False), time.monotonic()
     for step in range(steps):
-        share, exchanges, rows = (CURRICULUM_SHARE, 1, 64) if step < CURRICULUM_STEPS else (world.CAREFUL_SHARE, 2, 32)
-        input_ids_BT, mask_BT = batch_of([document(rng, prompts, share, exchanges) for _ in range(rows)], tokenizer)
+        share = CURRICULUM_SHARE if step < CURRICULUM_STEPS else world.CAREFUL_SHARE
+        exchanges = 2 if step >= CURRICULUM_STEPS and step % 4 == 0 else 1
+        documents = [document(rng, prompts, share, exchanges) for _ in range(ROWS // exchanges)]
+        input_ids_BT, mask_BT = batch_of(documents, tokenizer)
         labels_BT = input_ids_BT.masked_fill(mask_BT == 0, -100)
         logits_BTV = model(input_ids=input_ids_BT, attention_mask=mask_BT).logits
         loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten())
@@ -257,7 +260,7 @@ def save(model: Any, folder: Path) -> None:
 def counts() -> dict[str, Any]:
     """How much of each kind of data went in."""
     return {
-        "pretraining_documents": CURRICULUM_STEPS * 64 + MIXTURE_STEPS * 32,
+        "pretraining_documents": ROWS * (CURRICULUM_STEPS + MIXTURE_STEPS * 3 // 4) + ROWS // 2 * (MIXTURE_STEPS // 4),
         "preference_pairs": PAIRS,
         "chat_prompts": {"train": len(world.chat_prompts(False)), "held_out": len(world.chat_prompts(True))},
     }

@@ -112,7 +112,7 @@ def draw_question(domain: str, rng: random.Random, held_out: bool = False) -> Qu
 
 
 def _arithmetic(rng: random.Random) -> Question:
-    a, b = rng.randint(10, 49), rng.randint(10, 49)
+    a, b = rng.randint(10, 39), rng.randint(10, 39)
     units = a % 10 + b % 10
     carry = " + 1" if units >= 10 else ""
     steps = f"First, {a % 10} + {b % 10} = {units}. Second, {a // 10} + {b // 10}{carry} = {(a + b) // 10}."
