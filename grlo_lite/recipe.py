@@ -391,8 +391,8 @@ def _does_not_divide(key: str, value: int, whole_key: str, whole: int) -> str:
 def shipped() -> dict[str, Path]:
     """The recipes that come with the project, by name.
 
-    `grlo_lite/recipes` is a link to the checkout's `recipes/`, and a copy of it in an installed package; where a checkout
-    has no links, `recipes/` is read itself.
+    `grlo_lite/recipes` is a link to the checkout's `recipes/`, and a copy of it in an installed package; where a
+    checkout has no links, `recipes/` is read itself.
     """
     package = Path(__file__).parent
     folder = next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), package)
