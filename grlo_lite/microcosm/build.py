@@ -26,7 +26,7 @@ ROWS = 64  # documents a batch; half as many where each has two exchanges
 LEARNING_RATE = 3e-3
 CAREFUL_TOKENS, CARELESS_TOKENS = 112, 48  # a rambling row teaches nothing new beyond its first tokens
 PAIRS = 6000
-REWARD_STEPS = 200
+REWARD_STEPS = 150
 # The worse answers from which each judge has learnt: the held-out one never saw padding or repetition
 JUDGES = {
     "reward": ("careless", "repetition", "no end", "off topic", "padding", "half careless"),
@@ -267,24 +267,28 @@ def counts() -> dict[str, Any]:
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Accuracies in NF4, as the kit loads the models: of the base, of the base led into a careful opening, of the
-    reward model.
+    """Accuracies in NF4, as the kit loads the models.
+
+    Of the base, sampled at temperature 1 as in training; of the base led into a careful opening, greedy, which is what
+    there is to unlock, and sampled; and each judge's share of held-out pairs in which it prefers the better answer.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from grlo_lite import measure, policy, quantization, reward
+    from grlo_lite import policy, quantization, reward
+    from grlo_lite.generation import Sampling, answers, seeded
 
     device = torch.device("cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     model = quantization.from_pretrained(AutoModelForCausalLM, str(folder / "policy"), "main", "nf4", device).eval()
     model.generation_config.eos_token_id = policy.stop_token_ids(tokenizer)
 
-    def accuracy(domain: str, opening: str) -> float:
+    def accuracy(domain: str, opening: str, temperature: float) -> float:
         asked = world.exam(domain, QUESTIONS, seed=0)
         texts = [policy.formatted(tokenizer, [{"role": "user", "content": q.text}]) + opening for q in asked]
-        answers = measure.sampled_answers(model, tokenizer, texts, max_tokens=48, rows_at_once=QUESTIONS, seed=0)
-        return round(sum(world.is_right(q, a) for q, a in zip(asked, answers, strict=True)) / QUESTIONS, 4)
+        with seeded(model, 0):
+            said = answers(model, tokenizer, texts, Sampling(max_tokens=48, temperature=temperature))
+        return round(sum(world.is_right(q, a.text) for q, a in zip(asked, said, strict=True)) / QUESTIONS, 4)
 
     def pair_accuracy(judge: str) -> dict[str, float]:
         kinds = sorted({kind for mix in JUDGES.values() for kind in mix})
@@ -298,8 +302,9 @@ def measured(folder: Path) -> dict[str, Any]:
 
     return {
         "questions": QUESTIONS,
-        "base_accuracy": {domain: accuracy(domain, "") for domain in world.VERIFIABLE},
-        "careful_accuracy": {domain: accuracy(domain, world.CAREFUL_OPENINGS[0]) for domain in world.VERIFIABLE},
+        "base_accuracy": {domain: accuracy(domain, "", 1.0) for domain in world.VERIFIABLE},
+        "careful_accuracy": {domain: accuracy(domain, world.CAREFUL_OPENINGS[0], 0.0) for domain in world.VERIFIABLE},
+        "careful_accuracy_sampled": {d: accuracy(d, world.CAREFUL_OPENINGS[0], 1.0) for d in world.VERIFIABLE},
         "pair_accuracy": {judge: pair_accuracy(judge) for judge in JUDGES},
     }
 

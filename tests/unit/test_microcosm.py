@@ -30,7 +30,7 @@ def test_an_accuracy_of_the_manifest_is_measured_again():
     model = quantization.from_pretrained(AutoModelForCausalLM, str(microcosm.POLICY), "main", "nf4", "cpu").eval()
     model.generation_config.eos_token_id = policy.stop_token_ids(tokenizer)
     asked = world.exam("code", MANIFEST["questions"], seed=0)
-    for opening, key in (("", "base_accuracy"), (world.CAREFUL_OPENINGS[0], "careful_accuracy")):
+    for opening, key in (("", "base_accuracy"), (world.CAREFUL_OPENINGS[0], "careful_accuracy_sampled")):
         texts = [policy.formatted(tokenizer, [{"role": "user", "content": q.text}]) + opening for q in asked]
         said = measure.sampled_answers(model, tokenizer, texts, max_tokens=48, rows_at_once=len(texts), seed=0)
         right = sum(world.is_right(q, a) for q, a in zip(asked, said, strict=True)) / len(asked)
