@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from grlo_lite import algorithm, microcosm, policy, prompts, recipe, reward
+from grlo_lite import algorithm, microcosm, parts, policy, recipe, reward
 from grlo_lite.journal import Journal
 from grlo_lite.microcosm import world
 from grlo_lite.recipe import Lora
@@ -74,7 +74,7 @@ def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
     run = create(tmp_path / "r")
     journal = Journal(run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0), lambda step: {})
     before = frozen_bytes(made.model), frozen_bytes(judge.model)
-    rows = prompts.load("microcosm", None)
+    rows, *_ = parts.prompt_rows(values)
     algorithm.trainer(values, run.partial, made, rewards, rows, [journal], CPU).train()
     assert len(before[0]) == 28 + 18  # 28 quantized layers; embeddings (the tied head with them) and 17 norms
     assert (frozen_bytes(made.model), frozen_bytes(judge.model)) == before

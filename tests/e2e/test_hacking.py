@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model_state_dict
 
-from grlo_lite import algorithm, microcosm, parts, policy, prompts, recipe, rundir
+from grlo_lite import algorithm, microcosm, parts, policy, recipe, rundir
 from grlo_lite.guards import HeldoutJudge, Watch
 from grlo_lite.journal import Journal
 from grlo_lite.shaping import RewardFunction
@@ -35,7 +35,7 @@ def watched_run(tmp_path, rule, *overrides, heldout=None):
     judge = heldout(made) if heldout else lambda step: {}
     journal = Journal(run, rewards, values.budget, 1, 4, lambda: 0.0, (0, 0), judge)
     watch = Watch(values.guards, run, journal.latest)
-    rows = prompts.load("microcosm", None)
+    rows, *_ = parts.prompt_rows(values)
     algorithm.trainer(values, run.partial, made, rewards, rows, [journal, watch], CPU).train()
     return run, watch, made
 
