@@ -13,7 +13,7 @@ QUESTION = "Natalia sold clips to 48 of her friends in April, and then she sold 
 
 
 def test_the_run_directory_holds_what_was_checked_and_the_hash_of_the_prompts(trained):
-    run, printed = trained
+    run, printed = trained.path, trained.printed
     report = json.loads((run / "contamination.json").read_text())
     assert [(one["set"], one["questions"], one["hits"]) for one in report["checked"]] == [
         (f"microcosm-{domain}", 300, 0) for domain in ("arithmetic", "ordering", "spelling", "code")

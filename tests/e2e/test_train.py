@@ -71,8 +71,8 @@ def test_the_run_directory_is_as_documented(trained):
     assert len(samples) == recipe["logging"]["samples_per_step"] * recipe["budget"]["steps"]
     assert set(samples[0]) >= {"step", "prompt", "completion", "reward", "length", "truncated"}
     summary = json.loads(run.summary.read_text())
-    assert summary["steps"] == 30
-    assert summary["rollouts"] == 30 * 32
+    assert summary["steps"] == 40
+    assert summary["rollouts"] == 40 * 32
     assert summary["generated_tokens"] == lines[-1]["generated_tokens"]
     assert summary["reward_last"] > summary["reward_first"]
     assert summary["stopped_because"] == "steps"
@@ -80,8 +80,8 @@ def test_the_run_directory_is_as_documented(trained):
     environment = json.loads(run.environment.read_text())
     assert {"torch", "trl", "peft", "bitsandbytes"} <= set(environment["versions"])
     assert len(environment["prompts_sha256"]) == len(environment["template_sha256"]) == 64
-    assert [p.name for p in run.complete_checkpoints()] == ["step-20", "step-30"]
-    assert {p.name for p in run.checkpoints.iterdir()} == {"step-20", "step-30"}
+    assert [p.name for p in run.complete_checkpoints()] == ["step-30", "step-40"]
+    assert {p.name for p in run.checkpoints.iterdir()} == {"step-30", "step-40"}
 
 
 def test_the_first_line_says_which_recipe_and_the_last_ones_what_came_out(trained):
@@ -146,7 +146,7 @@ def test_micro_batches_and_several_updates_a_rollout(train, tmp_path):
 def test_the_released_prompts_train_as_they_stand(train, shared_data, tmp_path):
     path = tmp_path / "r"
     done = train("--run-dir", path, f"prompts.source={shared_data / 'grlo_prompts_1000.jsonl'}", "budget.steps=4")
-    assert re.search(r"prompts: \d+ of 1000 were longer than prompts.max_tokens=256, cut to their ends", done.stdout)
+    assert re.search(r"^over 256 tokens, cut +662 +1,000 ", done.stdout, re.MULTILINE)
     assert "prompts: 900 to train on, 100 held out" in done.stdout
     assert len(rundir.read_lines(path / "metrics.jsonl")) == 4
     assert (path / "summary.json").is_file()
