@@ -18,7 +18,6 @@ CAREFUL_SHARE = 0.3
 CARELESS_LUCK = 0.12  # how often a careless author happens to be right
 
 VERIFIABLE = ("arithmetic", "ordering", "spelling", "code")
-DOMAINS = ("chat", *VERIFIABLE)
 
 # topic: two things that are true of it, and two things people do with it
 FACTS: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {

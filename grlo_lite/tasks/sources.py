@@ -30,7 +30,6 @@ SUITES: dict[str, tuple[Task, ...]] = {
     "chat": (instructions.IFEVAL, chat.CHAT),
     "microcosm": (*miniature.EXAMS, miniature.CHAT),
 }
-QUICK_LIMIT = 100
 
 
 class Missing(Exception):
