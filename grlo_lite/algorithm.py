@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite import policy as policies
-from grlo_lite import prompts
+from grlo_lite import processes, prompts
+from grlo_lite.errors import BadInput
 from grlo_lite.recipe import Recipe
 
 
@@ -16,11 +17,12 @@ def trainer(
     rows: list[prompts.Messages],
     callbacks: list[Any],
     device: Any,
+    micro: int,
 ) -> Any:
     """A GRPOTrainer or RLOOTrainer that samples `rollout.batch` completions a step in groups of one prompt each.
 
     The prompts come in their final order, one epoch long, so that a resumed run asks what the uninterrupted one would
-    have asked.
+    have asked. `micro` is the micro-batch of one process.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -28,7 +30,7 @@ def trainer(
 
     steps, rollout, algorithm = recipe.budget.steps, recipe.rollout, recipe.algorithm
     asked = prompts.ordered(rows, steps * rollout.batch // rollout.group_size, recipe.seed)
-    options = _shared_options(recipe, output_dir, device)
+    options = _shared_options(recipe, output_dir, device, micro)
     kind: Any
     if algorithm.name == "grpo":
         loss = "dr_grpo" if algorithm.loss == "auto" else algorithm.loss
@@ -46,19 +48,20 @@ def trainer(
         callbacks=callbacks,
     )
     made.remove_callback(PrinterCallback)
+    made.create_model_card = lambda **_: (
+        None
+    )  # TRL would write one with every checkpoint; the run's own is closing.py's
     policies.without_reference_adapter(made.model)
     policies.trainable_in_fp32(made.model)
     return made
 
 
-def _shared_options(recipe: Recipe, output_dir: Path, device: Any) -> dict[str, Any]:
+def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -> dict[str, Any]:
     """What TRL's configurations for GRPO and RLOO have in common."""
     from grlo_lite.hardware import float_dtype
 
     rollout, algorithm, optimizer = recipe.rollout, recipe.algorithm, recipe.optimizer
-    batch_an_update = rollout.batch // algorithm.updates_per_rollout
-    micro = micro_batch(optimizer.micro_batch, batch_an_update, device)
-    accumulation = batch_an_update // micro
+    accumulation = batch_an_update(recipe) // micro
     dtype = str(float_dtype(device)).removeprefix("torch.")
     return {
         "output_dir": str(output_dir),
@@ -93,12 +96,30 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any) -> dict[str, 
     }
 
 
-def micro_batch(wanted: int | str, batch: int, device: Any) -> int:
-    """Completions a forward and backward pass: what the recipe says; `auto` is the whole batch on a CPU and at most 4
-    on a GPU.
+def batch_an_update(recipe: Recipe) -> int:
+    """Completions that one process has in each optimizer update.
+
+    Raises BadInput where the processes cannot share them equally.
     """
-    if wanted != "auto":
-        return int(wanted)
-    if device.type == "cpu":
-        return batch
-    return max(size for size in (1, 2, 3, 4) if batch % size == 0)
+    whole, sharing = recipe.rollout.batch // recipe.algorithm.updates_per_rollout, processes.count()
+    if whole % sharing:
+        raise BadInput(
+            f"{sharing} processes cannot share the {whole} completions of an update (rollout.batch / "
+            "algorithm.updates_per_rollout) equally; change one of them"
+        )
+    return whole // sharing
+
+
+def micro_batch(recipe: Recipe, device: Any) -> int:
+    """Completions a forward and backward pass of one process: what the recipe says; `auto` is all of them on a CPU and
+    at most 4 on a GPU. Raises BadInput where the recipe's number does not divide what a process has.
+    """
+    wanted, batch = recipe.optimizer.micro_batch, batch_an_update(recipe)
+    if wanted == "auto":
+        return batch if device.type == "cpu" else max(size for size in (1, 2, 3, 4) if batch % size == 0)
+    if batch % wanted:
+        raise BadInput(
+            f"optimizer.micro_batch={wanted} does not divide the {batch} completions that each of {processes.count()} "
+            "processes has in an update; choose a divisor"
+        )
+    return wanted

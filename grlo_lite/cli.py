@@ -6,20 +6,24 @@ import os
 import sys
 from collections.abc import Callable
 
-from grlo_lite.recipe import BadInput
+from grlo_lite.errors import BadInput, DiskFull, DoesNotFit
 
+FAILED = 1
 BAD_INPUT = 2
+DOES_NOT_FIT = 3
 INTERRUPTED = 130
 COMMANDS = ("train", "evaluate", "doctor")
 
 
 def run_command(main: Callable[[], int]) -> int:
-    """Runs a command; what the user has to change ends as one line on stderr and exit code 2, never as a traceback."""
+    """Runs a command; what the user has to change ends as one line on stderr and an exit code of its own, never as a
+    traceback.
+    """
     try:
         return main()
-    except BadInput as error:
+    except (BadInput, DoesNotFit, DiskFull) as error:
         print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return {BadInput: BAD_INPUT, DoesNotFit: DOES_NOT_FIT, DiskFull: FAILED}[type(error)]
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from grlo_lite import processes
 from grlo_lite.recipe import Budget, Guards
 from grlo_lite.rundir import RunDir, append_lines, read_lines
 
@@ -56,9 +57,9 @@ class Stops(TrainerCallback):
             signal.signal(number, self._on_signal)
 
     def ignore(self) -> None:
-        """Gives both signals back to Python: after training there is no step to finish."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        """Makes both signals KeyboardInterrupt again: after training there is no step to finish."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
 
     def _on_signal(self, number: int, _: Any) -> None:
         self.interrupted = True
@@ -68,17 +69,21 @@ class Stops(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if state.global_step % self.updates_per_rollout:
             return
+        reasons = [reason for reason in processes.gathered(self._reason()) if reason]
+        if reasons:
+            self.because = reasons[0]
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _reason(self) -> str | None:
         hours = self.elapsed_seconds / 3600
         if self.interrupted:
-            self.because = "interrupted"
-        elif self.budget.hours is not None and hours >= self.budget.hours:
-            self.because = "hours"
-        elif self.budget.usd is not None and hours * (self.budget.usd_per_hour or 0) >= self.budget.usd:
-            self.because = "usd"
-        else:
-            return
-        control.should_save = True
-        control.should_training_stop = True
+            return "interrupted"
+        if self.budget.hours is not None and hours >= self.budget.hours:
+            return "hours"
+        if self.budget.usd is not None and hours * (self.budget.usd_per_hour or 0) >= self.budget.usd:
+            return "usd"
+        return None
 
 
 class Watch(TrainerCallback):
@@ -96,6 +101,7 @@ class Watch(TrainerCallback):
         self.lines = read_lines(run.metrics) if run.metrics.is_file() else []
         self.spoken = {row["guard"] for row in read_lines(run.guards)} if run.guards.is_file() else set()
         self.because: str | None = None
+        self.writes = processes.is_main()
 
     def on_log(self, args, state, control, model=None, **_):
         line, samples = self.latest()
@@ -119,7 +125,7 @@ class Watch(TrainerCallback):
             return
         action, patience = self.guards.on_overoptimization, self.guards.overoptimization_patience
         best = max(history, key=lambda line: line["reward_heldout_mean"])
-        if action == "keep_best" and best is history[-1]:
+        if action == "keep_best" and best is history[-1] and self.writes:
             save_file(get_peft_model_state_dict(model), self.run.best_adapter)
         if "overoptimization" in self.spoken or not is_overoptimizing(history, patience):
             return
@@ -129,6 +135,7 @@ class Watch(TrainerCallback):
             f"over-optimization; the held-out judge liked step {best['step']} best"
         )
         if action == "keep_best":
+            processes.wait()
             set_peft_model_state_dict(model, load_file(self.run.best_adapter))
             message += ", whose adapter was restored"
         self._speak("overoptimization", message, "warn" if action == "warn" else "stop", samples, control)
@@ -136,10 +143,10 @@ class Watch(TrainerCallback):
     def _speak(self, guard: str, message: str, action: str, samples: list[dict[str, Any]], control: Any) -> None:
         self.spoken.add(guard)
         step = self.lines[-1]["step"]
-        append_lines(
-            self.run.guards, [{"step": step, "guard": guard, "message": message, "action": action, "samples": samples}]
-        )
-        tqdm.write(f"guard, step {step}: {message} (samples in {self.run.guards})")
+        if self.writes:
+            row = {"step": step, "guard": guard, "message": message, "action": action, "samples": samples}
+            append_lines(self.run.guards, [row])
+            tqdm.write(f"guard, step {step}: {message} (samples in {self.run.guards})")
         if action == "stop":
             self.because = guard
             control.should_save = True

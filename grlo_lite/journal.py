@@ -10,10 +10,12 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from grlo_lite import processes
+from grlo_lite.halving import Halvings
 from grlo_lite.policy import trainable_in_fp32
 from grlo_lite.recipe import Budget
-from grlo_lite.rundir import RunDir, append_lines
-from grlo_lite.shaping import RewardFunction, Rollouts
+from grlo_lite.rundir import RunDir, append_lines, require_space_for_checkpoint
+from grlo_lite.shaping import RewardFunction, Rollouts, joined
 
 
 class Journal(TrainerCallback):
@@ -32,6 +34,8 @@ class Journal(TrainerCallback):
         elapsed_seconds: Any,
         rollouts_before: tuple[int, int],
         heldout: Callable[[int], dict[str, float]],
+        halvings: Halvings,
+        best_by: str,
     ):
         self.run = run
         self.rewards = rewards
@@ -41,27 +45,50 @@ class Journal(TrainerCallback):
         self.elapsed_seconds = elapsed_seconds
         self.rollouts, self.generated_tokens = rollouts_before
         self.heldout = heldout
+        self.halvings = halvings
+        self.best_by = best_by  # the metric by which a checkpoint is the best
+        self.writes = processes.is_main()
+        self.bar: tqdm | None = None
+        self.batch: Rollouts | None = None  # the newest one, of all processes
+        self.checkpoint_bytes = 0  # what the next checkpoint is expected to take
+        self.checkpoint_made = time.monotonic()
         self.logs: list[dict[str, float]] = []
         self.last_line: dict[str, Any] = {}
 
     def on_train_begin(self, args, state, control, model=None, **_):
         trainable_in_fp32(model)  # a checkpoint that was loaded may have brought another dtype
         done, steps = (count // self.updates for count in (state.global_step, state.max_steps))
-        self.bar = tqdm(total=steps, initial=done, unit="step", desc="train", dynamic_ncols=True)
+        self.checkpoint_bytes = self.checkpoint_bytes or checkpoint_bytes(model)
+        self.logs = []
+        self.close_bar()
+        self.bar = tqdm(
+            total=steps, initial=done, unit="step", desc="train", dynamic_ncols=True, disable=not self.writes
+        )
 
     def on_train_end(self, args, state, control, **_):
-        self.bar.close()
+        self.close_bar()
+
+    def close_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
     def on_step_begin(self, args, state, control, **_):
         if state.global_step % self.updates == 0:
             self.step_began = time.monotonic()
+            self.halvings.step = state.global_step // self.updates + 1
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
 
     def on_step_end(self, args, state, control, **_):
         step, inside = divmod(state.global_step, self.updates)
-        if inside == 0 and (step % self.budget.checkpoint_every == 0 or state.global_step == state.max_steps):
+        if inside:
+            return
+        minutes = (time.monotonic() - self.checkpoint_made) / 60
+        late = self.budget.checkpoint_minutes is not None and minutes >= self.budget.checkpoint_minutes
+        if step % self.budget.checkpoint_every == 0 or state.global_step == state.max_steps or processes.agreed(late):
             control.should_save = True
+        if control.should_save:
+            require_space_for_checkpoint(self.run, step, self.checkpoint_bytes)
 
     def on_log(self, args, state, control, logs=None, **_):
         if not logs or "loss" not in logs:
@@ -70,12 +97,14 @@ class Journal(TrainerCallback):
         step, inside = divmod(state.global_step, self.updates)
         if inside:
             return
-        batch = self.rewards.last
-        assert batch is not None
-        line = self._metrics(step, batch) | self.heldout(step)
+        assert self.rewards.last is not None
+        assert self.bar is not None
+        self.batch = joined(processes.gathered(self.rewards.last))
+        line = self._metrics(step, self.batch, args) | self.heldout(step)
         self.logs = []
-        append_lines(self.run.samples, samples(step, batch, self.samples_per_step))
-        append_lines(self.run.metrics, [line])
+        if self.writes:
+            append_lines(self.run.samples, samples(step, self.batch, self.samples_per_step))
+            append_lines(self.run.metrics, [line])
         self.last_line = line
         tokens_per_second = line["generated_tokens_step"] / (time.monotonic() - self.step_began)
         self.bar.set_postfix_str(f"reward {line['reward_mean']:+.2f}, {tokens_per_second:.0f} tokens/s", refresh=False)
@@ -83,14 +112,24 @@ class Journal(TrainerCallback):
 
     def on_save(self, args, state, control, **_):
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self.run.adopt_checkpoint(written, state.global_step // self.updates, self.budget.checkpoints_kept)
+        self.adopt(written, state.global_step // self.updates)
+
+    def adopt(self, written: Path, step: int) -> None:
+        """Makes what the trainer wrote the checkpoint of `step`; to be called in every process."""
+        processes.wait()
+        if self.writes:
+            self.checkpoint_bytes = sum(file.stat().st_size for file in written.rglob("*"))
+            score = self.last_line.get(self.best_by)
+            self.run.adopt_checkpoint(written, step, self.budget.checkpoints_kept, score, processes.count())
+        self.checkpoint_made = time.monotonic()
+        processes.wait()
 
     def latest(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The newest step's metrics, and eight samples of its batch."""
-        batch = self.rewards.last
+        batch = self.batch
         return self.last_line, samples(self.last_line["step"], batch, 8) if batch and self.last_line else []
 
-    def _metrics(self, step: int, batch: Rollouts) -> dict[str, Any]:
+    def _metrics(self, step: int, batch: Rollouts, args: Any) -> dict[str, Any]:
         now = time.monotonic()
         tokens = int(batch.tokens_B.sum())
         self.rollouts += len(batch.tokens_B)
@@ -103,6 +142,8 @@ class Journal(TrainerCallback):
             "generated_tokens_step": tokens,
             "generated_tokens": self.generated_tokens,
             "rollouts": self.rollouts,
+            "micro_batch": args.per_device_train_batch_size,
+            "effective_batch": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "rollout_seconds": batch.began - self.step_began,
             "reward_seconds": batch.ended - batch.began,
             "update_seconds": now - batch.ended,
@@ -133,6 +174,11 @@ def batch_metrics(batch: Rollouts) -> dict[str, float | None]:
             {f"score_mean/{name}": float(s.mean()) for name, s in batch.judged.items()} if len(batch.judged) > 1 else {}
         ),
     }
+
+
+def checkpoint_bytes(model: Any) -> int:
+    """What a checkpoint takes at most: the adapter and AdamW's two moments of it, and 1 MiB for all else."""
+    return 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) + 2**20
 
 
 def groups(batch: Rollouts, values_B: Any) -> list[Any]:

@@ -21,11 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-
-class BadInput(Exception):
-    """Something the user gave cannot be used. The message says what, where and how to mend it; commands exit with
-    code 2.
-    """
+from grlo_lite.errors import BadInput
 
 
 class Section(BaseModel):
@@ -269,13 +265,19 @@ class Optimizer(Section):
 
 
 class Budget(Section):
-    """When the run stops: after `steps` rollout batches, or earlier when `hours` or `usd` are spent."""
+    """When the run stops: after `steps` rollout batches, or earlier when `hours` or `usd` are spent.
+
+    A checkpoint is made every `checkpoint_every` steps, and after the step in which `checkpoint_minutes` have gone by
+    since the last one. The newest `checkpoints_kept` stay, and the best: by the held-out judge where there is one,
+    else by the reward.
+    """
 
     steps: Positive = 100
     hours: PositiveFloat | None = None
     usd: PositiveFloat | None = None
     usd_per_hour: PositiveFloat | None = None
     checkpoint_every: Positive = 10
+    checkpoint_minutes: PositiveFloat | None = 15.0
     checkpoints_kept: Positive = 2
 
     @model_validator(mode="after")

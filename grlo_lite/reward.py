@@ -1,10 +1,11 @@
 """The frozen reward model: loading it, and scoring conversations by it. `shaping.py` makes rewards of the scores."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from grlo_lite.recipe import BadInput
+from grlo_lite.errors import BadInput, DoesNotFit
 
 Messages = list[dict[str, str]]
 
@@ -28,6 +29,7 @@ class RewardModel:
         self.max_tokens = max_tokens
         self.tokens_per_batch = tokens_per_batch
         self.bos = _bos_to_add(tokenizer)
+        self.on_halved: Callable[[str, int, int], None] = lambda phase, was, now: None  # told when memory ran out
         self.cut = 0  # conversations of the last `score` that were longer than `max_tokens`
 
     def token_ids(self, conversation: Messages) -> list[int]:
@@ -51,18 +53,36 @@ class RewardModel:
         whole = [self.token_ids(conversation) for conversation in conversations]
         self.cut = sum(len(ids) > self.max_tokens for ids in whole)
         rows = [tuple(cut_from_left(ids, self.max_tokens, self.bos)) for ids in whole]
-        scores: dict[tuple[int, ...], float] = {}
         with torch.inference_mode():
-            for batch in batches_under_budget(
-                sorted(set(rows), key=lambda row: (len(row), row)), self.tokens_per_batch
-            ):
-                scores.update(zip(batch, self._scores_of(batch), strict=True))
+            scores = self._scores_by_row(sorted(set(rows), key=lambda row: (len(row), row)))
         for conversation, row in zip(conversations, rows, strict=True):
             if not np.isfinite(scores[row]):
                 raise RewardError(
                     f"the reward model gave {scores[row]} for the prompt {conversation[-2]['content'][:80]!r}"
                 )
         return [scores[row] for row in rows]
+
+    def _scores_by_row(self, rows: list[tuple[int, ...]]) -> dict[tuple[int, ...], float]:
+        """Each row's score; rows sorted by length. Where memory runs out, the budget is halved and what is left goes
+        on under it. Raises DoesNotFit where one row by itself is too much.
+        """
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        scores: dict[tuple[int, ...], float] = {}
+        while waiting := [row for row in rows if row not in scores]:
+            try:
+                for batch in batches_under_budget(waiting, self.tokens_per_batch):
+                    scores.update(zip(batch, self._scores_of(batch), strict=True))
+                break
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+            if self.tokens_per_batch <= len(waiting[-1]):
+                raise DoesNotFit(f"the reward of one conversation of {len(waiting[-1])} tokens does not fit")
+            clear_device_cache(garbage_collection=True)
+            self.on_halved("reward", self.tokens_per_batch, self.tokens_per_batch // 2)
+            self.tokens_per_batch //= 2
+        return scores
 
     def _scores_of(self, rows: list[tuple[int, ...]]) -> list[float]:
         import torch

@@ -2,10 +2,12 @@
 
 import time
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from grlo_lite import processes
 from grlo_lite.recipe import Reward
 from grlo_lite.reward import Messages, RewardModel
 
@@ -32,16 +34,22 @@ class Rollouts:
 
 
 def shaped_rewards(
-    raw_B: np.ndarray, truncated_B: np.ndarray, tokens_B: np.ndarray, repeated_B: np.ndarray, reward: Reward
+    raw_B: np.ndarray,
+    truncated_B: np.ndarray,
+    tokens_B: np.ndarray,
+    repeated_B: np.ndarray,
+    reward: Reward,
+    lowest: float,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The rewards, shape (B,), and what each kind of shaping that is on added to the raw scores to make them.
 
-    In order: what a truncated completion earns (`reward.truncated`), the length penalty for each 1,000 tokens beyond
+    `lowest` is the whole batch's lowest raw score, of which this may be one process's part. In order: what a
+    truncated completion earns (`reward.truncated`), the length penalty for each 1,000 tokens beyond
     `length_free`, the repetition penalty times the share of repeated 4-grams, and the clip to ± `clip`.
     """
     parts = {}
     mode, value = reward.truncated.mode, reward.truncated.value
-    instead_B = {"penalty": np.full_like(raw_B, raw_B.min() - value), "floor": np.full_like(raw_B, value)}
+    instead_B = {"penalty": np.full_like(raw_B, lowest - value), "floor": np.full_like(raw_B, value)}
     parts["truncation"] = np.where(truncated_B, instead_B.get(mode, raw_B - value) - raw_B, 0.0)
     if reward.length_penalty:
         parts["length"] = -reward.length_penalty * np.clip(tokens_B - reward.length_free, 0, None) / 1000
@@ -93,7 +101,8 @@ class RewardFunction:
         tokens_B = np.array([len(ids) for ids in completion_ids])
         truncated_B = np.array([ids[-1] not in self.stop_ids for ids in completion_ids])
         repeated_B = np.array([repeated_4grams(ids) for ids in completion_ids])
-        rewards_B, parts = shaped_rewards(raw_B, truncated_B, tokens_B, repeated_B, self.reward)
+        lowest = min(processes.gathered(float(raw_B.min())))
+        rewards_B, parts = shaped_rewards(raw_B, truncated_B, tokens_B, repeated_B, self.reward, lowest)
         if self.reward.shuffle:
             rewards_B = np.random.default_rng([self.seed, trainer_state.global_step]).permutation(rewards_B)
         self.last = Rollouts(
@@ -118,6 +127,34 @@ class RewardFunction:
 
     def _combined(self, judged: dict[str, np.ndarray]) -> np.ndarray:
         return np.sum([weight * judged[name] for name, weight, _ in self.judges], axis=0)
+
+
+def joined(batches: list[Rollouts]) -> Rollouts:
+    """One batch made of each process's part of it, in order; the scoring ended with the last of them."""
+    if len(batches) == 1:
+        return batches[0]
+
+    def of(key: str) -> list[Any]:
+        return [getattr(batch, key) for batch in batches]
+
+    def arrays(key: str) -> dict[str, np.ndarray]:
+        return {name: np.concatenate([part[name] for part in of(key)]) for name in of(key)[0]}
+
+    return Rollouts(
+        prompts=list(chain.from_iterable(of("prompts"))),
+        completions=list(chain.from_iterable(of("completions"))),
+        group_size=batches[0].group_size,
+        tokens_B=np.concatenate(of("tokens_B")),
+        truncated_B=np.concatenate(of("truncated_B")),
+        repeated_B=np.concatenate(of("repeated_B")),
+        judged=arrays("judged"),
+        raw_B=np.concatenate(of("raw_B")),
+        parts=arrays("parts"),
+        rewards_B=np.concatenate(of("rewards_B")),
+        cut=sum(of("cut")),
+        began=batches[0].began,
+        ended=batches[0].ended,
+    )
 
 
 def repeated_4grams(ids: list[int]) -> float:

@@ -5,13 +5,14 @@ measurement at the end.
 """
 
 import argparse
-import json
+import io
+import signal
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import closing, parts, prompts, rundir
+from grlo_lite import closing, parts, processes, prompts, rundir
 from grlo_lite import recipe as recipes
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
 from grlo_lite.recipe import BadInput, Recipe
@@ -26,19 +27,31 @@ def main(argv: list[str] | None = None) -> int:
     settle_libraries(offline=parts.needs_no_hub(recipe))
     if arguments.dry_run:
         return _dry_run(recipe, arguments.write_prompts)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, until there is a step to finish
     device, backend = parts.device_and_backend(recipe)
+    if not processes.is_main():
+        sys.stdout = io.StringIO()
     train_rows, heldout_rows, contamination = parts.prompt_rows(recipe, arguments.write_prompts)
-    if run is None:
-        run = rundir.create(arguments.run_dir or rundir.default_path(name))
-        rundir.write_json(run.contamination, contamination)
+    is_new = run is None
+    run = run or _created(arguments.run_dir or rundir.default_path(name), name, recipe, contamination)
     print(f"run directory {run.path}", flush=True)
     try:
         return _train(recipe, name, run, device, backend, train_rows, heldout_rows)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; go on with: python -m grlo_lite.train --run-dir {run.path} --resume")
+        if run.metrics.exists():
+            print(f"\ninterrupted; go on with: python -m grlo_lite.train --run-dir {run.path} --resume", flush=True)
         return INTERRUPTED
     finally:
-        rundir.discard_if_unused(run)
+        if is_new and processes.is_main():
+            rundir.discard_if_unused(run)
+
+
+def _created(path: Path, name: str, recipe: Recipe, contamination: dict[str, Any]) -> RunDir:
+    """The new run directory, which the main process makes and the others are told."""
+    if processes.is_main():
+        run = rundir.create(path, name, recipes.dumped(recipe))
+        rundir.write_json(run.contamination, contamination)
+    return RunDir(processes.agreed(path))
 
 
 def _chosen(arguments: argparse.Namespace, overrides: list[str]) -> tuple[RunDir | None, Recipe, str, str]:
@@ -118,10 +131,9 @@ def _dry_run(recipe: Recipe, write_to: Path | None) -> int:
 def _train(
     recipe: Recipe, name: str, run: RunDir, device: Any, backend: str, train_rows: list, heldout_rows: list
 ) -> int:
-    from grlo_lite import algorithm, environment
+    from grlo_lite import environment
     from grlo_lite import policy as policies
-    from grlo_lite.guards import Stops, Watch
-    from grlo_lite.journal import Journal
+    from grlo_lite.journal import checkpoint_bytes
     from grlo_lite.shaping import RewardFunction
 
     # 1. The policy and, beside it, the reward models
@@ -132,57 +144,103 @@ def _train(
     heldout_judge = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
 
     # 2. The run directory, as far as it can be written now
-    checkpoint = _begin(run, recipe, environment.facts(name, policy, judges, train_rows, recipe.seed))
-    before = rundir.read_lines(run.metrics)[-1] if checkpoint else {}
+    next_checkpoint = checkpoint_bytes(policy.model)
+    rundir.require_space(run, _bytes_to_write(recipe, next_checkpoint))
+    checkpoint = _begin(run, environment.facts(name, policy, judges, train_rows, recipe.seed))
 
-    # 3. TRL's trainer, composed of these
-    stops = Stops(recipe.budget, recipe.algorithm.updates_per_rollout, before.get("elapsed_seconds", 0.0))
-    journal = Journal(
-        run,
-        rewards,
-        recipe.budget,
-        recipe.algorithm.updates_per_rollout,
-        recipe.logging.samples_per_step,
-        lambda: stops.elapsed_seconds,
-        (before.get("rollouts", 0), before.get("generated_tokens", 0)),
-        heldout_judge,
-    )
-    watch = Watch(recipe.guards, run, journal.latest)
-    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, watch, stops], device)
-
-    # 4. Training; an interruption leaves through the same door, with a checkpoint saved
-    stops.listen()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    stops.ignore()
-    if stops.because == "interrupted":
+    # 3. Training; an interruption leaves through the same door, with a checkpoint saved
+    with rundir.full_disk_told(run, next_checkpoint):
+        ended = _optimize(recipe, run, policy, rewards, train_rows, heldout_judge, device, checkpoint)
+    if ended["stopped_because"] == "interrupted":
         raise KeyboardInterrupt
+    if not processes.is_main():
+        return 0
 
-    # 5. The adapter, the measurement, and last of all the summary
+    # 4. The measurement, the adapter, and last of all the summary
     evaluation = _measured(recipe, policy, rewards, heldout_rows)
     card = closing.model_card(recipe, name, parts.policy_path(recipe), evaluation)
-    policies.save_adapter(policy.model, policy.tokenizer, run.adapter, card)
-    rundir.write_json(run.evaluation, evaluation)
-    rundir.write_json(run.summary, _summary(recipe, name, run, stops.elapsed_seconds, watch.because or stops.because))
+    with rundir.full_disk_told(run, next_checkpoint):
+        policies.save_adapter(policy.model, policy.tokenizer, run.adapter, card)
+        rundir.write_json(run.evaluation, evaluation)
+        rundir.write_json(run.summary, _summary(recipe, name, run, ended))
     print(closing.table(evaluation, run))
     return 0
 
 
-def _begin(run: RunDir, recipe: Recipe, facts: dict[str, Any]) -> Path | None:
+def _optimize(
+    recipe: Recipe,
+    run: RunDir,
+    policy: Any,
+    rewards: Any,
+    train_rows: list,
+    heldout_judge: Any,
+    device: Any,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Trains the policy's adapter, and returns how that ended, in summary.json's terms."""
+    from grlo_lite import algorithm, halving
+    from grlo_lite.guards import Stops, Watch
+    from grlo_lite.journal import Journal
+
+    before = rundir.read_lines(run.metrics)[-1] if checkpoint else {}
+    updates = recipe.algorithm.updates_per_rollout
+    halvings = halving.Halvings(run)
+    halving.generate_in_parts(policy.model, policy.tokenizer.pad_token_id, halvings)
+    halving.score_in_parts([judge for _, _, judge in rewards.judges], halvings)
+    stops = Stops(recipe.budget, updates, before.get("elapsed_seconds", 0.0))
+    journal = Journal(
+        run,
+        rewards,
+        recipe.budget,
+        updates,
+        recipe.logging.samples_per_step,
+        lambda: stops.elapsed_seconds,
+        (before.get("rollouts", 0), before.get("generated_tokens", 0)),
+        heldout_judge,
+        halvings,
+        "reward_mean" if recipe.reward.heldout.name is None else "reward_heldout_mean",
+    )
+    watch = Watch(recipe.guards, run, journal.latest)
+    boundary = halving.Boundary(run, updates)
+    callbacks = [boundary, journal, watch, stops]
+    trainer = partial(algorithm.trainer, recipe, run.partial, policy, rewards, train_rows, callbacks, device)
+    micro = halvings.smallest("update") or algorithm.micro_batch(recipe, device)
+    batch = algorithm.batch_an_update(recipe)
+    stops.listen()
+    halving.train_halving(trainer, micro, batch, checkpoint, boundary, halvings, journal.adopt)
+    stops.ignore()
+    return {
+        "wall_seconds": stops.elapsed_seconds,
+        "stopped_because": watch.because or stops.because,
+        **({"out_of_memory": halvings.made} if halvings.made else {}),
+    }
+
+
+def _bytes_to_write(recipe: Recipe, checkpoint: int) -> int:
+    """What a run will take on the disk: the checkpoints that are kept, the best and the one being written; the adapter
+    twice; and a line of metrics and the samples for each step, at six bytes a token.
+    """
+    a_step = 2000 + recipe.logging.samples_per_step * 6 * (recipe.prompts.max_tokens + recipe.rollout.max_tokens)
+    return (recipe.budget.checkpoints_kept + 3) * checkpoint + recipe.budget.steps * a_step
+
+
+def _begin(run: RunDir, facts: dict[str, Any]) -> Path | None:
     """Writes what is known before the first step, or, in a run that is resumed, finds the checkpoint to go on from.
 
     Raises BadInput where a resumed run's prompts or chat template are no longer those it began with.
     """
-    if not run.environment.exists():
-        rundir.write_atomically(run.recipe, recipes.dumped(recipe))
-        rundir.write_json(run.environment, facts)
+    began_with = rundir.read_json(run.environment)
+    if "versions" not in began_with:
+        if processes.is_main():
+            rundir.write_json(run.environment, facts)
         return None
-    began_with = json.loads(run.environment.read_text(encoding="utf-8"))
     for key, mend in {"prompts_sha256": "prompts.source", "template_sha256": "model.name"}.items():
         if began_with[key] != facts[key]:
             raise BadInput(f"the run {run.path} began with another {key}; what {mend} names has changed since")
-    checkpoints = run.complete_checkpoints()
-    run.cut_lines_after(int(checkpoints[-1].name[5:]) if checkpoints else 0)
-    return checkpoints[-1] if checkpoints else None
+    checkpoint = run.checkpoint_to_resume(processes.count()) if processes.is_main() else None
+    checkpoint = processes.agreed(checkpoint)
+    print(f"going on from {checkpoint.name}" if checkpoint else "no checkpoint was made yet: from the first step")
+    return checkpoint
 
 
 def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any) -> Any:
@@ -231,21 +289,20 @@ def _measured(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list) -> 
     return measure.evaluation(recipe.evaluation.suite, heldout, accuracies)
 
 
-def _summary(recipe: Recipe, name: str, run: RunDir, seconds: float, because: str) -> dict[str, Any]:
+def _summary(recipe: Recipe, name: str, run: RunDir, ended: dict[str, Any]) -> dict[str, Any]:
     first, *_, last = [rundir.read_lines(run.metrics)[i] for i in (0, -1)]
-    hours = seconds / 3600
+    hours = ended["wall_seconds"] / 3600
     price = recipe.budget.usd_per_hour
     return {
         "recipe": name,
         "steps": last["step"],
         "rollouts": last["rollouts"],
         "generated_tokens": last["generated_tokens"],
-        "wall_seconds": seconds,
         "gpu_hours": hours if "peak_vram_gib" in last else 0.0,
         **({"cost_usd": hours * price} if price else {}),
         "reward_first": first["reward_mean"],
         "reward_last": last["reward_mean"],
-        "stopped_because": because,
+        **ended,
         "adapter_sha256": rundir.file_sha256(run.adapter / "adapter_model.safetensors"),
     }
 
