@@ -148,11 +148,14 @@ def _train(
         heldout_judge,
     )
     watch = Watch(recipe.guards, run, journal.latest)
-    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, [journal, watch, stops], device)
+    engine = parts.engine(recipe, device, backend)
+    callbacks = [journal, watch, stops]
+    trainer = algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, callbacks, device, engine)
 
     # 4. Training; an interruption leaves through the same door, with a checkpoint saved
     stops.listen()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with parts.rollouts(recipe, policy, engine):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     stops.ignore()
     if stops.because == "interrupted":
         raise KeyboardInterrupt
