@@ -19,3 +19,13 @@ def float_dtype(device: Any) -> Any:
     if torch.device(device).type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def free_bytes(device: Any) -> int:
+    """What this process may still allocate on a GPU: free memory and its own cache, within its memory fraction."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    cap = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return max(0, min(free + reserved, cap) - allocated)

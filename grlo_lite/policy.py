@@ -234,14 +234,14 @@ def _target_modules(lora: Lora) -> str | list[str]:
 
 
 def _load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
     from grlo_lite.quantization import from_pretrained
 
     base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device)
-    if quantization == "nf4":
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    # Not PEFT's prepare_model_for_kbit_training: it makes the embeddings, the residual stream and the KV cache fp32
+    base.requires_grad_(False)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=_target_modules(lora), task_type="CAUSAL_LM")
     set_seed(seed)
     try:

@@ -146,14 +146,15 @@ def tokens_that_fit(model: Any, device: Any) -> int:
     """
     import torch
 
+    from grlo_lite.hardware import free_bytes
+
     if torch.device(device).type == "cpu":
         return 8192
     config = model.config.get_text_config()
     width = torch.finfo(model.dtype).bits // 8
     a_token = 4 * 2 * config.hidden_size + width * (8 * config.hidden_size + 3 * config.intermediate_size)
     matrix = width * config.hidden_size * config.intermediate_size
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(min(max((free // 2 - matrix) // a_token, 1024), 131_072))
+    return int(min(max((free_bytes(device) // 2 - matrix) // a_token, 1024), 131_072))
 
 
 def _bos_to_add(tokenizer: Any) -> list[int]:

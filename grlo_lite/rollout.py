@@ -19,6 +19,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from grlo_lite.hardware import free_bytes
+
 ATTENTION = "grlo_grouped"
 ROOM = 256  # columns by which the KV cache grows
 WORTH_FOLDING = 16  # completions at once below which a dense copy of the weights costs more than it saves
@@ -33,7 +35,7 @@ def engine(model: Any, fold: bool, rows_at_once: int | str) -> Iterator[None]:
     """
     AttentionInterface.register(ATTENTION, grouped_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-    plain = model.generate
+    before, plain = vars(model).get("generate"), model.generate
 
     def generate(input_ids: torch.Tensor, generation_config: Any, **inputs: Any) -> torch.Tensor:
         wanted = len(input_ids) if rows_at_once == "auto" else min(int(rows_at_once), len(input_ids))
@@ -53,6 +55,8 @@ def engine(model: Any, fold: bool, rows_at_once: int | str) -> Iterator[None]:
         yield
     finally:
         del model.generate
+        if before is not None:
+            model.generate = before
 
 
 @contextmanager
@@ -71,8 +75,7 @@ def rows_that_fit(model: Any, fold: bool, wanted: int, columns: int) -> tuple[in
     A completion is counted with `columns` tokens of KV cache and with its logits while a token is drawn. Folding is
     given up where it would leave room for fewer than WORTH_FOLDING completions and for fewer than there are.
     """
-    free = torch.cuda.mem_get_info(model.device)[0]
-    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    free = free_bytes(model.device)
     config = model.config.get_text_config()
     copy = folded_bytes(model)
     with_copy = rows_in(config, int(0.9 * free) - copy, columns)

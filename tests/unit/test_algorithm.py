@@ -116,3 +116,16 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
     plain, _ = adapter_after(words, tmp_path / "plain")
     again, _ = adapter_after([*words, "optimizer.gradient_checkpointing=true"], tmp_path / "again")
     assert torch.equal(plain, again)
+
+
+def test_in_16_bits_the_whole_adapter_learns(tmp_path, monkeypatch):
+    """As on a GPU: bf16 around NF4, recomputed activations, and an adapter that TRL would have made bf16 as well."""
+    monkeypatch.setattr(hardware, "float_dtype", lambda device: torch.bfloat16)
+    words = ["budget.steps=1", "rollout.batch=16", "optimizer.micro_batch=4", "optimizer.gradient_checkpointing=true"]
+    before = policy.load(str(microcosm.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 304, 0)
+    after, _ = adapter_after([*words, "optimizer.learning_rate=1e-5"], tmp_path / "r")
+    assert after.dtype == torch.float32
+    b_matrices = torch.cat(
+        [torch.full((p.numel(),), "lora_B" in n) for n, p in before.model.named_parameters() if p.requires_grad]
+    )
+    assert (after != weights(before))[b_matrices].float().mean() > 0.99  # in bf16 most updates round to nothing

@@ -218,3 +218,24 @@ def probabilities(model, prompt, temperature, end, pad):
         for b, p in enumerate(row)
     }
     return {(end, pad): float(first[end])} | {pair: p for pair, p in pairs.items() if pair[0] != end}
+
+
+def test_in_16_bits_the_engine_answers_as_generate_and_leaves_the_stream_in_16_bits(monkeypatch):
+    """As on a GPU: bf16 embeddings, norms and KV cache, NF4 weights, an fp32 adapter."""
+    monkeypatch.setattr("grlo_lite.hardware.float_dtype", lambda device: torch.bfloat16)
+    made = policy.load(str(microcosm.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 256, 0)
+    assert made.model.dtype == torch.bfloat16
+    assert {p.dtype for p in made.model.parameters() if p.requires_grad} == {torch.float32}
+    assert made.model.get_input_embeddings().weight.dtype == torch.bfloat16
+    text = policy.formatted(made.tokenizer, [{"role": "user", "content": world.chat_prompts(held_out=False)[0]}])
+    batch = made.tokenizer([text] * 8, return_tensors="pt", add_special_tokens=False)
+    caches = []
+    update = rollout.RoomyLayer.update
+    monkeypatch.setattr(
+        rollout.RoomyLayer, "update", lambda layer, keys, *rest: caches.append(keys.dtype) or update(layer, keys, *rest)
+    )
+    plain = said(made.model, batch, 20)
+    for fold in (False, True):
+        with rollout.engine(made.model, fold, "auto"):
+            assert (said(made.model, batch, 20) == plain).float().mean() > 0.9  # near ties may tip
+    assert set(caches) == {torch.bfloat16}
