@@ -27,34 +27,21 @@ from typing import Any
 
 import yaml
 
-HEAD_DIM = {"head_dim": 128}
-QWEN3 = {"num_key_value_heads": 8, "vocab_size": 151_936, "tie_word_embeddings": True, **HEAD_DIM}
-QWEN3_4B = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32, **QWEN3}
-QWEN3_17B = {
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    **QWEN3,
-}
-LLAMA_8B = {
-    "hidden_size": 4096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128_256,
-    **HEAD_DIM,
-}
-SMALL = {"num_key_value_heads": 2, "tie_word_embeddings": True}
-MIDDLE = {
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "head_dim": 64,
-}
-TINY = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 32}
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "tie_word_embeddings",
+)
+QWEN3_4B = dict(zip(SIZES, (2560, 9728, 36, 32, 8, 128, 151_936, True), strict=True))
+QWEN3_17B = dict(zip(SIZES, (2048, 6144, 28, 16, 8, 128, 151_936, True), strict=True))
+LLAMA_8B = dict(zip(SIZES, (4096, 14_336, 32, 32, 8, 128, 128_256, False), strict=True))
+MIDDLE = dict(zip(SIZES, (512, 1536, 8, 8, 2, 64, 32_064, True), strict=True))
+TINY = dict(zip(SIZES, (128, 384, 4, 4, 2, 32, 768, True), strict=True))
 
 # policy, reward model and its family, and the work of a step: prompt tokens, completion tokens (median, 95th
 # percentile, longest), rollouts, group, micro-batch
@@ -76,16 +63,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "cap_gib": 16,
     },
     "middle": {
-        "policy": {**MIDDLE, **SMALL, "vocab_size": 32_064},
-        "reward": {**MIDDLE, **SMALL, "vocab_size": 32_064},
+        "policy": MIDDLE,
+        "reward": MIDDLE,
         "family": "qwen3",
         "tokens": (64, 80, 240, 256),
         "rollouts": (32, 8, 4),
         "cap_gib": None,
     },
     "microcosm": {
-        "policy": {**TINY, **SMALL, "vocab_size": 768},
-        "reward": {**TINY, **SMALL, "vocab_size": 768},
+        "policy": TINY,
+        "reward": TINY,
         "family": "qwen3",
         "tokens": (16, 16, 48, 64),
         "rollouts": (16, 4, 4),
@@ -247,61 +234,73 @@ def ends_rows(model: Any, shape: dict[str, Any]) -> None:
 # --- the clock -------------------------------------------------------------------------------------------------------
 
 
-def clock(rewards: Callable[..., list[float]], profile: bool) -> tuple[Any, Callable[..., list[float]]]:
-    """A callback for TRL's trainer and the reward function to hand to it, which together time the phases of a step.
+class Phases:
+    """The phases' seconds, peak memory and tokens of each step, told by `begin` and `end`."""
 
-    What stands before the rewards is the rollout, what comes after is the update. `steps` holds, for each step, the
-    phases' seconds and peak memory, and the tokens.
+    def __init__(self, on_gpu: bool) -> None:
+        self.on_gpu = on_gpu
+        self.steps: list[dict[str, Any]] = []
+        self.profile = ""
+
+    def begin(self) -> None:
+        import torch
+
+        if self.on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        self.began = time.monotonic()
+
+    def end(self, phase: str) -> None:
+        import torch
+
+        if self.on_gpu:
+            torch.cuda.synchronize()
+            self.steps[-1][f"{phase}_peak_bytes"] = torch.cuda.max_memory_allocated()
+            self.steps[-1][f"{phase}_reserved_bytes"] = torch.cuda.max_memory_reserved()
+        self.steps[-1][f"{phase}_seconds"] = time.monotonic() - self.began
+        self.begin()
+
+
+def clock(
+    rewards: Callable[..., list[float]], phases: Phases, profile: bool
+) -> tuple[Any, Callable[..., list[float | None]]]:
+    """A callback for TRL's trainer and the reward function to hand to it, which together fill in `phases`.
+
+    What stands before the rewards is the rollout, what comes after is the update.
     """
     import torch
     from transformers import TrainerCallback
 
-    on_gpu = torch.cuda.is_available()
+    profiler = torch.profiler.profile()
 
     class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.steps: list[dict[str, Any]] = []
-            self.table = ""
-
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.steps.append({})
-            self.profiler = torch.profiler.profile() if profile and len(self.steps) == state.max_steps else None
-            if self.profiler:
-                self.profiler.start()
-            self.begin()
+            phases.steps.append({})
+            if profile and state.global_step + 1 == state.max_steps:
+                profiler.start()
+            phases.begin()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.end("update")
-            if self.profiler:
-                self.profiler.stop()
-                by = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-                self.table = self.profiler.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=60)
+            phases.end("update")
+            if profile and state.global_step == state.max_steps:
+                profiler.stop()
+                phases.profile = operators(profiler, phases.on_gpu)
 
-        def begin(self) -> None:
-            if on_gpu:
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-            self.began = time.monotonic()
-
-        def end(self, phase: str) -> None:
-            if on_gpu:
-                torch.cuda.synchronize()
-                self.steps[-1][f"{phase}_peak_bytes"] = torch.cuda.max_memory_allocated()
-                self.steps[-1][f"{phase}_reserved_bytes"] = torch.cuda.max_memory_reserved()
-            self.steps[-1][f"{phase}_seconds"] = time.monotonic() - self.began
-            self.begin()
-
-    watch = Clock()
-
-    def reward(prompts: Any, completions: Any, completion_ids: Any, **more: Any) -> list[float]:
-        watch.end("rollout")
+    def reward(prompts: Any, completions: Any, completion_ids: Any, **more: Any) -> list[float | None]:
+        phases.end("rollout")
         given = rewards(prompts=prompts, completions=completions, completion_ids=completion_ids, **more)
-        watch.steps[-1]["completion_tokens"] = sum(map(len, completion_ids))
-        watch.steps[-1]["prompt_tokens"] = sum(len(p[-1]["content"].split()) for p in prompts)
-        watch.end("reward")
-        return given
+        phases.steps[-1]["completion_tokens"] = sum(map(len, completion_ids))
+        phases.steps[-1]["prompt_tokens"] = sum(len(p[-1]["content"].split()) for p in prompts)
+        phases.end("reward")
+        return list(given)
 
-    return watch, reward
+    return Clock(), reward
+
+
+def operators(profiler: Any, on_gpu: bool) -> str:
+    """The operators that took the most time, as a table."""
+    by = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=60)
 
 
 def capped(arguments: argparse.Namespace) -> Any:
@@ -317,12 +316,12 @@ def capped(arguments: argparse.Namespace) -> Any:
     return device
 
 
-def what_was_measured(watch: Any, loaded_bytes: int | None) -> dict[str, Any]:
+def what_was_measured(phases: Phases, loaded_bytes: int | None) -> dict[str, Any]:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    steps = watch.steps[1:]
-    return {"steps": steps, "loaded_bytes": loaded_bytes, "peak_resident_bytes": peak, "profile": watch.table}
+    steps = phases.steps[1:]
+    return {"steps": steps, "loaded_bytes": loaded_bytes, "peak_resident_bytes": peak, "profile": phases.profile}
 
 
 def loaded(device: Any) -> int | None:
@@ -366,7 +365,8 @@ def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
     device, shape, folder = capped(arguments), SHAPES[arguments.shape], arguments.folder
     (folder / "recipe.yaml").write_text(yaml.safe_dump(our_recipe(arguments, device)))
     load_policy, trainer = parts.load_policy, algorithm.trainer
-    seen: dict[str, Any] = {}
+    phases = Phases(device.type == "cuda")
+    before: list[int | None] = []
 
     def loading(*words: Any) -> Any:
         policy = load_policy(*words)
@@ -374,14 +374,14 @@ def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
         return policy
 
     def training(recipe: Any, output: Path, policy: Any, rewards: Any, rows: Any, callbacks: Any, *more: Any) -> Any:
-        seen["watch"], timed = clock(rewards, arguments.profile)
-        seen["loaded"] = loaded(device)
-        return trainer(recipe, output, policy, timed, rows, [seen["watch"], *callbacks], *more)
+        watch, timed = clock(rewards, phases, arguments.profile)
+        before.append(loaded(device))
+        return trainer(recipe, output, policy, timed, rows, [watch, *callbacks], *more)
 
     parts.load_policy, algorithm.trainer = loading, training
     if train.main([str(folder / "recipe.yaml"), "--run-dir", str(folder / "run")]):
         raise SystemExit("the run failed")
-    return what_was_measured(seen["watch"], seen["loaded"])
+    return what_was_measured(phases, before[0])
 
 
 def trl_side(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -405,7 +405,8 @@ def trl_side(arguments: argparse.Namespace) -> dict[str, Any]:
     words = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left", eos_token="<|im_end|>")
     policy.generation_config.eos_token_id = END
     rewards = scoring_by_eights(judge, AutoTokenizer.from_pretrained(folder / "reward"))
-    watch, timed = clock(rewards, arguments.profile)
+    phases = Phases(device.type == "cuda")
+    watch, timed = clock(rewards, phases, arguments.profile)
     prompts = [json.loads(line)["prompt"] for line in (folder / "prompts.jsonl").read_text().splitlines()]
     config = GRPOConfig(
         output_dir=str(folder / "trl"),
@@ -443,7 +444,7 @@ def trl_side(arguments: argparse.Namespace) -> dict[str, Any]:
     ends_rows(trainer.model, shape)
     before = loaded(device)
     trainer.train()
-    return what_was_measured(watch, before)
+    return what_was_measured(phases, before)
 
 
 def four_bit(kind: Any, folder: Path, device: Any) -> Any:
