@@ -138,6 +138,24 @@ def load_policy(recipe: Recipe, device: Any, backend: str) -> Any:
     )
 
 
+def load_policy_and_judges(recipe: Recipe, device: Any, backend: str) -> tuple[Any, list[tuple[str, float, Any]]]:
+    """The policy, and each reward model with its name and weight.
+
+    Raises BadInput where a reward model scores otherwise once the policy is loaded, as it does when the policy's
+    loader patches the classes of both.
+    """
+    from grlo_lite import reward
+
+    judges = [(judge.name, judge.weight, load_judge(recipe, judge, device)) for judge in recipe.reward.judges]
+    alone = [reward.fixed_scores(model) for _, _, model in judges]
+    policy = load_policy(recipe, device, backend)
+    for (name, _, model), scores in zip(judges, alone, strict=True):
+        reward.require_unchanged(name, scores, reward.fixed_scores(model))
+        if recipe.reward.tokens_per_batch == "auto":
+            model.tokens_per_batch = reward.tokens_that_fit(model.model, device)
+    return policy, judges
+
+
 def rollouts(recipe: Recipe, policy: Any, chosen: str) -> AbstractContextManager[None]:
     """Inside, the policy generates by the engine that was chosen."""
     if chosen not in ("compact", "folded"):

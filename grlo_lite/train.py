@@ -125,8 +125,7 @@ def _train(
     from grlo_lite.shaping import RewardFunction
 
     # 1. The policy and, beside it, the reward models
-    policy = parts.load_policy(recipe, device, backend)
-    judges = [(judge.name, judge.weight, parts.load_judge(recipe, judge, device)) for judge in recipe.reward.judges]
+    policy, judges = parts.load_policy_and_judges(recipe, device, backend)
     stop_ids = policies.stop_token_ids(policy.tokenizer)
     rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
     heldout_judge = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
