@@ -41,8 +41,9 @@ def engine(model: Any, fold: bool, rows_at_once: int | str) -> Iterator[None]:
         wanted = len(input_ids) if rows_at_once == "auto" else min(int(rows_at_once), len(input_ids))
         rows, folding = wanted, fold
         if model.device.type == "cuda":
+            read = len(torch.unique(input_ids, dim=0)) * input_ids.shape[1] / len(input_ids)
             columns = input_ids.shape[1] + generation_config.max_new_tokens + ROOM
-            rows, folding = rows_that_fit(model, fold, wanted, columns)
+            rows, folding = rows_that_fit(model, fold, wanted, columns, read)
         with folded(model) if folding else nullcontext(), _attention(model.config, ATTENTION):
             decoding = partial(decoded, rows_at_once=rows)
             said = plain(input_ids=input_ids, generation_config=generation_config, custom_generate=decoding, **inputs)
@@ -69,29 +70,31 @@ def _attention(config: Any, name: str) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def rows_that_fit(model: Any, fold: bool, wanted: int, columns: int) -> tuple[int, bool]:
+def rows_that_fit(model: Any, fold: bool, wanted: int, columns: int, read: float) -> tuple[int, bool]:
     """How many completions fit into the free GPU memory at once, at most `wanted`, and whether to fold.
 
-    A completion is counted with `columns` tokens of KV cache and with its logits while a token is drawn. Folding is
-    given up where it would leave room for fewer than WORTH_FOLDING completions and for fewer than there are.
+    A completion is counted with `columns` tokens of KV cache, with its logits while a token is drawn and with its share
+    of the prompts, `read` tokens. Folding is given up where it would leave room for fewer than WORTH_FOLDING
+    completions and for fewer than there are.
     """
     free = free_bytes(model.device)
     config = model.config.get_text_config()
     copy = folded_bytes(model)
-    with_copy = rows_in(config, int(0.9 * free) - copy, columns)
+    with_copy = rows_in(config, int(0.9 * free) - copy, columns, read)
     if fold and with_copy >= min(wanted, WORTH_FOLDING):
         return min(wanted, with_copy), True
-    return min(wanted, max(1, rows_in(config, int(0.9 * free), columns))), False
+    return min(wanted, max(1, rows_in(config, int(0.9 * free), columns, read))), False
 
 
-def rows_in(config: Any, free: int, columns: int) -> int:
+def rows_in(config: Any, free: int, columns: int, read: float) -> int:
     """How many rows of `columns` tokens go into `free` bytes on a GPU: 16-bit keys and values, one layer of them twice
-    while it grows, and 16 bytes a logit while a token is drawn.
+    while it grows, 16 bytes a logit while a token is drawn, and a layer's activations for `read` tokens of prompt.
     """
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     a_layer = columns * 2 * 2 * heads * head_dim
-    return max(0, free) // ((config.num_hidden_layers + 1) * a_layer + 16 * config.vocab_size)
+    reading = int(read * (16 * config.hidden_size + 8 * config.intermediate_size))
+    return max(0, free) // ((config.num_hidden_layers + 1) * a_layer + 16 * config.vocab_size + reading)
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -235,7 +238,8 @@ def decoded(
     rows, prompt_tokens = input_ids.shape
     longest = generation_config.max_length - prompt_tokens
     ends, pad = generation_config._eos_token_tensor, generation_config._pad_token_tensor
-    said_BT = input_ids.new_full((rows, longest), int(pad))
+    said_BT = input_ids.new_full((rows + 1, longest), int(pad))  # the last row is what slots say that wait
+    used_T = torch.zeros(longest, dtype=torch.bool, device=input_ids.device)
     slots = Slots(model, input_ids, model_inputs["attention_mask"].bool(), min(rows_at_once, rows))
     while slots.alive:
         scores_SV = logits_processor(slots.ids_SW, slots.logits_SV.float())
@@ -243,23 +247,24 @@ def decoded(
             tokens_S = torch.multinomial(scores_SV.softmax(-1), 1)[:, 0]
         else:
             tokens_S = scores_SV.argmax(-1)
-        working = slots.working_S
-        said_BT[slots.row_S[working], slots.count_S[working]] = tokens_S[working]
+        said_BT[slots.row_S, slots.count_S] = tokens_S
+        used_T[slots.count_S] = True
         slots.advance(tokens_S, torch.isin(tokens_S, ends) | (slots.count_S + 1 == longest))
-    return torch.cat([input_ids, said_BT[:, : slots.longest]], 1)
+    return torch.cat([input_ids, said_BT[:rows, : int(used_T.sum())]], 1)
 
 
 class Slots:
     """The rows that are decoded together. S slots, W columns of tokens that all slots share, padded on the left.
 
     A slot whose row has ended takes the next prompt, once an eighth of the slots wait; with no prompt left, it goes.
+    Until then it decodes into a row that is thrown away, so that a step asks the GPU for one number: the rows alive.
     """
 
     def __init__(self, model: Any, prompts_BP: torch.Tensor, mask_BP: torch.Tensor, size: int):
         self.model, self.prompts_BP, self.mask_BP = model, prompts_BP, mask_BP
-        self.begun, self.longest = size, 0
+        self.begun = size
         self.row_S = torch.arange(size, device=prompts_BP.device)
-        self.ids_SW, self.mask_SW = prompts_BP[:size], mask_BP[:size]
+        self.ids_SW, self.mask_SW = prompts_BP[:size].clone(), mask_BP[:size].clone()
         self.count_S, self.position_S = torch.zeros_like(self.row_S), self.mask_SW.sum(1)
         self.working_S = torch.ones_like(self.row_S, dtype=torch.bool)
         self.cache, self.logits_SV, index_S = self._read(self.ids_SW, self.mask_SW)
@@ -273,11 +278,13 @@ class Slots:
 
     def advance(self, tokens_S: torch.Tensor, ended_S: torch.Tensor) -> None:
         """Takes in a token a slot; afterwards `logits_SV` are those of the token to come."""
-        self.count_S = self.count_S + 1
-        self.longest = max(self.longest, int(self.count_S[self.working_S].max()))
         self.working_S = self.working_S & ~ended_S
+        self.row_S = self.row_S.masked_fill(~self.working_S, len(self.prompts_BP))
+        self.count_S = (self.count_S + 1).masked_fill(~self.working_S, 0)
         self.alive = int(self.working_S.sum())
         waiting, pending = len(self.row_S) - self.alive, len(self.prompts_BP) - self.begun
+        if not self.alive and not pending:
+            return
         if not pending and self.alive <= 0.75 * len(self.row_S):
             tokens_S = tokens_S[self.working_S]
             self._keep(self.working_S.nonzero()[:, 0])
@@ -316,7 +323,7 @@ class Slots:
 
     def _keep(self, kept_R: torch.Tensor) -> None:
         """Goes on with these slots, and without the columns that none of them uses any more."""
-        unused = int(self.mask_SW[kept_R].any(0).int().argmax()) if len(kept_R) else 0
+        unused = int(self.mask_SW[kept_R].any(0).int().argmax())
         first = max(0, min(unused, self.ids_SW.shape[1] - self.prompts_BP.shape[1]))
         for layer in self.layers:
             layer.keep(kept_R, first)

@@ -137,11 +137,43 @@ def test_grouped_attention_is_sdpa():
 
 
 def test_rows_that_fit_are_counted_by_cache_and_logits():
-    config = Qwen3Config(num_hidden_layers=36, num_key_value_heads=8, head_dim=128, vocab_size=151_936)
+    config = Qwen3Config(
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=151_936,
+    )
     a_row = 37 * 2048 * 4096 + 16 * 151_936  # 36 layers and one that is copied, 2 × 8 × 128 numbers of 2 bytes a token
-    assert rollout.rows_in(config, 10 * a_row, 2048) == 10
-    assert rollout.rows_in(config, 10 * a_row - 1, 2048) == 9
-    assert rollout.rows_in(config, -5, 2048) == 0
+    a_row += 16 * (16 * 2560 + 8 * 9728)  # an eighth of a prompt of 128 tokens
+    assert rollout.rows_in(config, 10 * a_row, 2048, 16) == 10
+    assert rollout.rows_in(config, 10 * a_row - 1, 2048, 16) == 9
+    assert rollout.rows_in(config, -5, 2048, 16) == 0
+
+
+@pytest.mark.parametrize(
+    ("copy_rows", "wanted", "expected"), [(0, 64, (40, True)), (30, 64, (40, False)), (30, 10, (10, True))]
+)
+def test_folding_is_given_up_where_the_copy_leaves_room_for_too_few(copy_rows, wanted, expected, monkeypatch):
+    """40 rows fit without the copy, which takes the room of `copy_rows` of them."""
+    model = wrapped(Qwen3ForCausalLM(tiny(Qwen3Config, head_dim=16)))
+    a_row = 10_000
+    monkeypatch.setattr(rollout, "rows_in", lambda config, free, *_: free // a_row)
+    monkeypatch.setattr(rollout, "free_bytes", lambda device: 40 * a_row * 10 // 9 + 2)
+    monkeypatch.setattr(rollout, "folded_bytes", lambda model: copy_rows * a_row)
+    assert rollout.rows_that_fit(model, True, wanted, 2048, 16) == expected
+
+
+def test_rows_that_all_end_at_once_leave_the_prompts_as_they_were():
+    torch.manual_seed(0)
+    model = wrapped(Qwen3ForCausalLM(tiny(Qwen3Config, head_dim=16)))
+    batch = {"input_ids": torch.randint(2, 6, (9, 3)), "attention_mask": torch.ones(9, 3, dtype=torch.long)}
+    options = {"eos_token_id": list(range(6)), "pad_token_id": 1}
+    plain = said(model, batch, 4, **options)
+    with rollout.engine(model, False, 2):
+        assert torch.equal(said(model, batch, 4, **options), plain)
+    assert plain.shape == (9, 4)
 
 
 GPU = torch.device("cuda")
