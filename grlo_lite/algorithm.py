@@ -29,9 +29,7 @@ def trainer(
 
     steps, rollout, algorithm = recipe.budget.steps, recipe.rollout, recipe.algorithm
     asked = prompts.ordered(rows, steps * rollout.batch // rollout.group_size, recipe.seed)
-    options = _shared_options(recipe, output_dir, device)
-    if engine == "fast_inference":  # the vLLM inside Unsloth's model, which takes the adapter as a LoRA request
-        options |= {"use_vllm": True, "vllm_mode": "colocate"}
+    options = _shared_options(recipe, output_dir, device) | engine_options(engine, policy.tokenizer)
     kind: Any
     if algorithm.name == "grpo":
         loss = "dr_grpo" if algorithm.loss == "auto" else algorithm.loss
@@ -96,6 +94,17 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any) -> dict[str, 
         "report_to": list(recipe.logging.report_to) or "none",
         "disable_tqdm": True,
     }
+
+
+def engine_options(engine: str, tokenizer: Any) -> dict[str, Any]:
+    """What TRL has to be told of a rollout engine: that it is the vLLM inside Unsloth's model, and the stop tokens.
+
+    vLLM reads those off the base model's own files, which know no end of turn.
+    """
+    if engine != "fast_inference":
+        return {}
+    stops = {"stop_token_ids": policies.stop_token_ids(tokenizer)}
+    return {"use_vllm": True, "vllm_mode": "colocate", "generation_kwargs": stops}
 
 
 def _without_padding(trainer: Any, updates: int, sort: bool) -> Any:

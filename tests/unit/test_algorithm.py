@@ -111,6 +111,14 @@ def test_mixed_precision_follows_the_gpu(dtype, flags, tmp_path, monkeypatch):
     assert not options["use_cpu"]
 
 
+def test_vllm_is_told_the_stop_tokens():
+    tokenizer = policy.load_tokenizer(str(microcosm.POLICY), "main")
+    options = algorithm.engine_options("fast_inference", tokenizer)
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
+    assert options == {"use_vllm": True, "vllm_mode": "colocate", "generation_kwargs": {"stop_token_ids": ends}}
+    assert algorithm.engine_options("folded", tokenizer) == {}
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
     words = ["budget.steps=1"]
     plain, _ = adapter_after(words, tmp_path / "plain")
