@@ -55,7 +55,6 @@ def test_micro_batches_hold_completions_of_like_length_longest_first():
 @pytest.mark.parametrize(
     ("change", "updates"),
     [
-        ("algorithm.loss=dr_grpo", 1),
         ("algorithm.loss=dr_grpo", 2),
         ("algorithm.loss=grpo", 1),
         ("algorithm.name=rloo", 1),
