@@ -250,6 +250,11 @@ def _load_with_transformers(path: str, revision: str, quantization: str, lora: L
         raise BadInput(f"lora.targets={lora.targets} cannot be adapted in {path}: {error}") from None
 
 
+def vllm_rank(rank: int) -> int:
+    """The least maximum that vLLM can be given for adapters of this rank: it takes powers of two from 8."""
+    return max(8, 1 << (rank - 1).bit_length())
+
+
 def _load_with_unsloth(
     path: str,
     revision: str,
@@ -266,7 +271,7 @@ def _load_with_unsloth(
     from grlo_lite.hardware import float_dtype
     from grlo_lite.quantization import keep_cpu_weights_unpacked
 
-    fast = {"fast_inference": True, "max_lora_rank": lora.rank, "gpu_memory_utilization": vllm_memory}
+    fast = {"fast_inference": True, "max_lora_rank": vllm_rank(lora.rank), "gpu_memory_utilization": vllm_memory}
     base, _ = FastLanguageModel.from_pretrained(
         model_name=path,
         revision=revision,
