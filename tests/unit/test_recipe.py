@@ -150,5 +150,5 @@ def test_a_typo_answers_in_under_a_second_and_without_torch(tmp_path):
 
 def test_rows_at_once_is_refused_where_another_engine_decides():
     assert recipe.load("microcosm", ["rollout.rows_at_once=8"]).rollout.rows_at_once == 8
-    with pytest.raises(BadInput, match=r"rollout\.rows_at_once=8 has no meaning with rollout\.engine=generate"):
+    with pytest.raises(recipe.BadInput, match=r"rollout\.rows_at_once=8 has no meaning with rollout\.engine=generate"):
         recipe.load("microcosm", ["rollout.rows_at_once=8", "rollout.engine=generate"])
