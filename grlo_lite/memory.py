@@ -44,6 +44,7 @@ class Sizes:
     rows_at_once: int
     micro_batch: int
     reward_tokens: int
+    folded: bool  # whether a dense copy of the adapted weights stands beside them during a rollout
 
 
 def models(recipe: Recipe) -> Models:
@@ -57,22 +58,8 @@ def models(recipe: Recipe) -> Models:
     )
 
 
-def backend(recipe: Recipe, card: Card) -> str:
-    """Who loads the policy as far as the plan goes: `auto` is Unsloth on a GPU."""
-    if recipe.backend != "auto":
-        return recipe.backend
-    return "unsloth" if card.cuda else "transformers"
-
-
-def stream_bytes(recipe: Recipe, card: Card) -> int:
-    """Bytes a number of the policy's embeddings, norms and residual stream: PEFT casts them to fp32 around NF4."""
-    in_fp32 = recipe.model.quantization == "nf4" and backend(recipe, card) == "transformers"
-    return 4 if in_fp32 else card.float_bytes
-
-
 def policy_bytes(recipe: Recipe, shape: Shape, card: Card) -> int:
-    width = stream_bytes(recipe, card)
-    return weight_bytes(shape, recipe.model.quantization, width, width)
+    return weight_bytes(shape, recipe.model.quantization, card.float_bytes, card.float_bytes)
 
 
 def judges_bytes(models: Models, card: Card) -> int:
@@ -103,12 +90,15 @@ def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, 
     resting = {"weights": weights, "adapter": adapter, "reward weights": judges, "CUDA context": context}
     tokens = recipe.prompts.max_tokens + recipe.rollout.max_tokens
     cache = sizes.rows_at_once * tokens * shape.kv_bytes_a_token(card.float_bytes)
+    copied = 0 if card.cuda else ceil(cache / shape.layers)  # Transformers copies a layer's cache where it grows
+    dense = card.float_bytes * shape.linear_parameters if sizes.folded else 0
     return {
-        "load": resting | {"activations": loading_bytes(recipe, models, card)},
+        "load": resting | {"activations": loading_bytes(models, card)},
         "rollout": resting
         | {
+            "weights": weights + dense,
             "optimizer": optimizer,
-            "KV cache": cache + ceil(cache / shape.layers),  # a layer's cache is copied when it grows
+            "KV cache": cache + copied,
             "activations": prefill_bytes(recipe, shape, card, sizes.rows_at_once),
             "logits": sizes.rows_at_once * shape.vocabulary * sampling_bytes(recipe),
         },
@@ -118,7 +108,7 @@ def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, 
         | {
             "optimizer": optimizer + adapter,  # a gradient for every number of the adapter
             "activations": update_bytes(recipe, shape, card, sizes.micro_batch),
-            "logits": logit_bytes(recipe, shape, card, sizes.micro_batch),
+            "logits": logit_bytes(recipe, shape, sizes.micro_batch),
         },
     }
 
@@ -127,14 +117,10 @@ def sampling_bytes(recipe: Recipe) -> int:
     return SAMPLING_BYTES + (TOP_P_BYTES if recipe.rollout.top_p < 1 else 0)
 
 
-def loading_bytes(recipe: Recipe, models: Models, card: Card) -> int:
-    """What exists for a moment while weights are read: the largest matrix before it is quantized, or the embedding
-    while it is cast to fp32.
-    """
-    width = card.float_bytes
-    matrices = [largest_matrix(shape, width) for shape in (models.policy, *(shape for shape, _ in models.judges))]
-    cast = models.policy.embedding_parameters * width if stream_bytes(recipe, card) != width else 0
-    return max(*matrices, cast)
+def loading_bytes(models: Models, card: Card) -> int:
+    """What exists for a moment while weights are read: the largest matrix before it is quantized."""
+    shapes = (models.policy, *(shape for shape, _ in models.judges))
+    return max(largest_matrix(shape, card.float_bytes) for shape in shapes)
 
 
 def lora_layer_bytes(shape: Shape, card: Card, adapted_width: int) -> int:
@@ -143,9 +129,12 @@ def lora_layer_bytes(shape: Shape, card: Card, adapted_width: int) -> int:
 
 
 def prefill_bytes(recipe: Recipe, shape: Shape, card: Card, rows: int) -> int:
-    """Of the prompts' forward pass, all rows at once, and one dequantized matrix."""
+    """Of the prompts' forward pass, a prompt once for its group where the kit's engine reads them, and one dequantized
+    matrix.
+    """
     a_token = lora_layer_bytes(shape, card, 4)
-    return rows * recipe.prompts.max_tokens * a_token + largest_matrix(shape, card.float_bytes)
+    prompts = ceil(rows / recipe.rollout.group_size) if card.cuda else rows
+    return prompts * recipe.prompts.max_tokens * a_token + largest_matrix(shape, card.float_bytes)
 
 
 def scoring_bytes(models: Models, card: Card, tokens: int) -> int:
@@ -165,14 +154,13 @@ def reward_token_bytes(shape: Shape, card: Card) -> int:
 
 def update_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> int:
     """What a micro-batch's backward pass keeps: with gradient checkpointing (on a GPU) the residual stream between
-    layers, which Unsloth puts into RAM, and one layer's activations; without it (on a CPU) every layer's.
+    layers and one layer's activations; without it (on a CPU) every layer's.
     """
     tokens = micro_batch * (recipe.prompts.max_tokens + recipe.rollout.max_tokens)
     layer = tokens * layer_bytes(shape, card)
     if not card.cuda:
         return shape.layers * layer
-    between = 0 if backend(recipe, card) == "unsloth" else shape.layers
-    return tokens * (between + 2) * shape.hidden * stream_bytes(recipe, card) + layer + largest_matrix(shape, 2)
+    return tokens * (shape.layers + 2) * shape.hidden * card.float_bytes + layer + largest_matrix(shape, 2)
 
 
 def layer_bytes(shape: Shape, card: Card) -> int:
@@ -185,7 +173,6 @@ def layer_bytes(shape: Shape, card: Card) -> int:
     return width * (inputs + outputs) + card.float_bytes * 3 * shape.mlp + 8 * shape.hidden
 
 
-def logit_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> int:
-    """Of a micro-batch's loss; Unsloth takes one completion at a time."""
-    rows = 1 if backend(recipe, card) == "unsloth" else micro_batch
-    return rows * (recipe.rollout.max_tokens + 1) * shape.vocabulary * LOGIT_BYTES
+def logit_bytes(recipe: Recipe, shape: Shape, micro_batch: int) -> int:
+    """Of a micro-batch's loss."""
+    return micro_batch * (recipe.rollout.max_tokens + 1) * shape.vocabulary * LOGIT_BYTES
