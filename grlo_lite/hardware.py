@@ -60,7 +60,9 @@ def _numbers(path: Path) -> dict[str, Any]:
 
 def known_cards() -> dict[str, Card]:
     """The cards of numbers/cards.yaml by name."""
-    return {name: _card(name, name, row, row["vram_gib"]) for name, row in _numbers(NUMBERS / "cards.yaml")["cards"].items()}
+    return {
+        name: _card(name, name, row, row["vram_gib"]) for name, row in _numbers(NUMBERS / "cards.yaml")["cards"].items()
+    }
 
 
 def _card(name: str, title: str, row: dict[str, Any], vram_gib: float) -> Card:
@@ -160,7 +162,9 @@ def price(card: Card) -> float | None:
     except OSError as error:
         raise BadInput(f"GRLO_LITE_PRICES={own} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):
-        raise BadInput(f"GRLO_LITE_PRICES={own}: {card.name} has no price; write 'rtx4090: 0.34' or copy {NUMBERS.name}/prices.yaml") from None
+        raise BadInput(
+            f"GRLO_LITE_PRICES={own}: {card.name} has no price; write 'rtx4090: 0.34' or copy {NUMBERS.name}/prices.yaml"
+        ) from None
 
 
 def device() -> Any:

@@ -140,8 +140,7 @@ def prefill_bytes(recipe: Recipe, shape: Shape, card: Card, rows: int) -> int:
 def scoring_bytes(models: Models, card: Card, tokens: int) -> int:
     """Of the widest judge's forward pass over so many padded tokens: reward.tokens_that_fit counts the same."""
     return max(
-        tokens * reward_token_bytes(shape, card) + largest_matrix(shape, card.float_bytes)
-        for shape, _ in models.judges
+        tokens * reward_token_bytes(shape, card) + largest_matrix(shape, card.float_bytes) for shape, _ in models.judges
     )
 
 

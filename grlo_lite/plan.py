@@ -96,7 +96,15 @@ def _sizes(recipe: Recipe, models: Models, card: Card) -> Sizes:
 def _longest(recipe: Recipe, models: Models, card: Card) -> int:
     for tokens in range(32768, 0, -64):
         longer = _changed(recipe, {"rollout.max_tokens": tokens})
-        if _peak(longer, models, card, Sizes(1, 1 if recipe.optimizer.micro_batch == "auto" else recipe.optimizer.micro_batch, 1024, False)) <= card.usable:  # noqa: E501
+        if (
+            _peak(
+                longer,
+                models,
+                card,
+                Sizes(1, 1 if recipe.optimizer.micro_batch == "auto" else recipe.optimizer.micro_batch, 1024, False),
+            )
+            <= card.usable
+        ):  # noqa: E501
             return tokens
     return 0
 

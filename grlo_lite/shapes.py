@@ -70,12 +70,7 @@ class Shape:
         """All parameters, a tied output layer counted once, as a language model or, with `scores`, as a reward
         model.
         """
-        return (
-            self.linear_parameters
-            + self.small_parameters
-            + self.embedding_parameters
-            + self.head_parameters(scores)
-        )
+        return self.linear_parameters + self.small_parameters + self.embedding_parameters + self.head_parameters(scores)
 
     def kv_bytes_a_token(self, width: int) -> int:
         """Keys and values of one token in all layers, at `width` bytes a number."""
