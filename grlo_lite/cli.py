@@ -10,7 +10,7 @@ from grlo_lite.recipe import BadInput
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-COMMANDS = ("train", "evaluate", "doctor")
+COMMANDS = ("train", "plan", "evaluate", "doctor")
 
 
 def run_command(main: Callable[[], int]) -> int:

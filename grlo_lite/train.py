@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import closing, parts, prompts, rundir
+from grlo_lite import closing, hardware, parts, plan, prompts, rundir
 from grlo_lite import recipe as recipes
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
 from grlo_lite.recipe import BadInput, Recipe
@@ -25,8 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     print(f"recipe {name}: {why}", flush=True)
     settle_libraries(offline=parts.needs_no_hub(recipe))
     if arguments.dry_run:
-        return _dry_run(recipe, arguments.write_prompts)
+        return _dry_run(recipe, name, arguments.write_prompts)
     device, backend = parts.device_and_backend(recipe)
+    if device.type == "cuda":
+        recipe, fits = _planned(recipe, hardware.this_card(), resuming=run is not None)
+        if not fits:
+            return plan.DOES_NOT_FIT
     train_rows, heldout_rows, contamination = parts.prompt_rows(recipe, arguments.write_prompts)
     if run is None:
         run = rundir.create(arguments.run_dir or rundir.default_path(name))
@@ -48,8 +52,29 @@ def _chosen(arguments: argparse.Namespace, overrides: list[str]) -> tuple[RunDir
         return run, _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name(), f"resuming the run {run.path}"
     if arguments.recipe:
         return None, recipes.load(arguments.recipe, overrides), Path(arguments.recipe).stem, "named on the command line"
+    if plan.seen_card() is not None:  # torch takes seconds to import, and decides whether the GPU can be used
+        card = hardware.this_card()
+        name = hardware.recipe_for(card)
+        if name != "microcosm":
+            return None, recipes.load(name, overrides), name, f"none was named, and it suits {card.title}"
     why = "none was named, and the built-in miniature world runs anywhere"
     return None, recipes.load("microcosm", overrides), "microcosm", why
+
+
+def _planned(recipe: Recipe, card: hardware.Card, resuming: bool) -> tuple[Recipe, bool]:
+    """The recipe with the plan's sizes in place of `auto`, and whether it fits; says so. A resumed run keeps its own
+    sizes, and a model whose shape is not at hand is tried without a plan.
+    """
+    try:
+        planned = plan.plan(recipe, card)
+    except BadInput as error:
+        print(f"no plan: {error}", flush=True)
+        return recipe, True
+    print(f"{plan.verdict(card, planned)}; {plan.cost(planned)} planned", flush=True)
+    if not planned.fits:
+        change = plan.cheapest_change(recipe, card)
+        print(f"the cheapest change that fits: {change or 'none; choose a smaller recipe'}", flush=True)
+    return recipe if resuming else plan.resolved(recipe, planned), planned.fits
 
 
 def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -100,18 +125,43 @@ def _resumed_recipe(run: RunDir, named: str | None, overrides: list[str]) -> Rec
     return recipe
 
 
-def _dry_run(recipe: Recipe, write_to: Path | None) -> int:
+def _dry_run(recipe: Recipe, name: str, write_to: Path | None) -> int:
+    """Prints the resolved recipe, the plan and the first prompt, as far as they can be had without the network."""
     from grlo_lite.policy import formatted, load_tokenizer
 
-    rows, *_ = parts.prompt_rows(recipe, write_to)
-    tokenizer = load_tokenizer(parts.policy_path(recipe), recipe.model.revision)
+    path = parts.policy_path(recipe)
+    try:
+        tokenizer = load_tokenizer(path, recipe.model.revision)
+    except BadInput:
+        if Path(path).exists():
+            raise
+        tokenizer = None
+    rows, absent = [], None
+    try:
+        if tokenizer is None:
+            rows, _ = prompts.load(recipe.prompts.parts(), recipe.prompts.limit, recipe.seed)
+        else:
+            rows, *_ = parts.prompt_rows(recipe, write_to)
+    except prompts.Unreachable as error:
+        absent = str(error)
+    print(f"\n{recipes.dumped(recipe)}")
     steps, rollout = recipe.budget.steps, recipe.rollout
     groups = rollout.batch // rollout.group_size
-    print(f"\n{recipes.dumped(recipe)}")
     print(f"plan: {steps} steps of {rollout.batch} rollouts ({groups} prompts × {rollout.group_size} completions),")
     print(f"at most {steps * rollout.batch * rollout.max_tokens:,} generated tokens\n")
+    card = plan.seen_card() or plan.card_of(name)
+    try:
+        print(f"{plan.text(recipe, card, plan.plan(recipe, card))}\n")
+    except BadInput as error:
+        print(f"no plan: {error}\n")
+    if absent is not None:
+        print(f"the prompts are not here: {absent}")
+        return 0
     first = prompts.ordered(rows, 1, recipe.seed)[0]
-    print(f"the first prompt, as the policy sees it:\n{formatted(tokenizer, first)}")
+    if tokenizer is None:
+        print(f"the first prompt; its chat template comes with the tokenizer of {path}, which is not here:\n{first}")
+    else:
+        print(f"the first prompt, as the policy sees it:\n{formatted(tokenizer, first)}")
     return 0
 
 
