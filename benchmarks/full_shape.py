@@ -381,7 +381,17 @@ def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
     parts.load_policy, algorithm.trainer = loading, training
     if train.main([str(folder / "recipe.yaml"), "--run-dir", str(folder / "run")]):
         raise SystemExit("the run failed")
-    return what_was_measured(phases, before[0])
+    return what_was_measured(phases, before[0]) | {"plan": planned(arguments)}
+
+
+def planned(arguments: argparse.Namespace) -> dict[str, float]:
+    """What `grlo_lite.plan` says of the same recipe on this card under the cap: GiB and seconds by phase."""
+    from grlo_lite import hardware, plan
+    from grlo_lite import recipe as recipes
+
+    said = plan.plan(recipes.load(str(arguments.folder / "recipe.yaml"), []), hardware.this_card())
+    memory = {f"{phase}_gib": sum(parts.values()) / 2**30 for phase, parts in said.vram.items()}
+    return memory | {f"{phase}_seconds": seconds for phase, seconds in said.seconds.items()}
 
 
 def trl_side(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -511,6 +521,7 @@ def summary(arguments: argparse.Namespace, sides: dict[str, dict[str, Any]]) -> 
         "steps": arguments.steps,
         "sides": phases,
         "ours_over_trl": ratio,
+        "plan": sides.get("ours", {}).get("plan"),
         "profile": {side: measured["profile"] for side, measured in sides.items() if measured["profile"]},
     }
 
@@ -555,6 +566,8 @@ def table(result: dict[str, Any]) -> str:
             f"| {side} | {found['step_seconds']:.2f} | {shares} | {found['rollout_tokens_a_second']:,.0f} "
             f"| {found['completion_tokens']:,.0f} | {max(peaks, default=found['peak_resident_gib']):.2f} |"
         )
+    if result["plan"]:
+        lines.append("planned: " + ", ".join(f"{key} {value:.2f}" for key, value in result["plan"].items()))
     if result["ours_over_trl"]:
         lines.append("ours / TRL: " + ", ".join(f"{k} {v:.2f}" for k, v in result["ours_over_trl"].items()))
     return "\n".join([*lines, *(f"\n{side}\n{profile}" for side, profile in result["profile"].items())])

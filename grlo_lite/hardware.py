@@ -119,13 +119,16 @@ def cpu_card() -> Card:
 
 
 def this_card() -> Card:
-    """What a run here would use: the first CUDA GPU, else the CPU. Imports torch."""
+    """What a run here would use: the first CUDA GPU, with what the process may have of its memory, else the CPU.
+    Imports torch.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return cpu_card()
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return recognized(properties.name, properties.total_memory, (properties.major, properties.minor) >= (8, 0))
+    vram = int(properties.total_memory * torch.cuda.get_per_process_memory_fraction())
+    return recognized(properties.name, vram, (properties.major, properties.minor) >= (8, 0))
 
 
 def recognized(name: str, vram: int, bf16: bool) -> Card:

@@ -34,6 +34,7 @@ def test_both_sides_do_the_work_and_the_phases_add_up(tmp_path):
         assert 16 * 8 < side["completion_tokens"] < 16 * 50
     assert result["ours_over_trl"]["step_seconds"] < 1
     assert "| ours | " in done.stdout
+    assert all(result["plan"][f"{phase}_gib"] > 0 for phase in ("load", "rollout", "reward", "update"))
     assert str(SCRIPT.parent.parent) not in json.dumps(result["sides"])
 
 
