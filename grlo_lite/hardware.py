@@ -166,7 +166,7 @@ def price(card: Card) -> float | None:
         raise BadInput(f"GRLO_LITE_PRICES={own} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):
         raise BadInput(
-            f"GRLO_LITE_PRICES={own}: {card.name} has no price; write 'rtx4090: 0.34' or copy {NUMBERS.name}/prices.yaml"
+            f"GRLO_LITE_PRICES={own} holds no price of {card.name}; write a line such as rtx4090: 0.34"
         ) from None
 
 

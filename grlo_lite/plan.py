@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from grlo_lite import hardware, memory, timing
@@ -104,7 +103,7 @@ def _longest(recipe: Recipe, models: Models, card: Card) -> int:
                 Sizes(1, 1 if recipe.optimizer.micro_batch == "auto" else recipe.optimizer.micro_batch, 1024, False),
             )
             <= card.usable
-        ):  # noqa: E501
+        ):
             return tokens
     return 0
 
@@ -177,8 +176,8 @@ def text(recipe: Recipe, card: Card, planned: Plan) -> str:
             *lines,
             verdict(card, planned),
             f"sizes: {planned.rows_at_once} completions decoded together {engine}, {planned.micro_batch} a backward "
-            f"pass, {planned.reward_tokens:,} tokens a scoring forward; completions of {planned.max_completion_tokens:,} "
-            "tokens would still fit",
+            f"pass, {planned.reward_tokens:,} tokens a scoring forward; completions of "
+            f"{planned.max_completion_tokens:,} tokens would still fit",
             f"seconds a step: {a_step}; {recipe.budget.steps} steps: {cost(planned)} ({how})",
         ]
     )
@@ -228,7 +227,7 @@ def seen_card() -> Card | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the plan; returns 3 where the recipe does not fit. Raises BadInput where the user has to change something."""
+    """Prints the plan; returns 3 where the recipe does not fit. Raises BadInput where the input cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m grlo_lite.plan", allow_abbrev=False, description="VRAM, hours and cost of a recipe on a GPU."
     )
@@ -247,10 +246,10 @@ def main(argv: list[str] | None = None) -> int:
     name = named[0] if named else hardware.recipe_for(here or hardware.cpu_card())
     recipe = recipes.load(name, overrides)
     if here is None:
-        here = card_of(Path(name).stem)
+        here = card_of(recipes.short_name(name))
         print(f"no GPU here and no --gpu: planned for {here.title}")
     planned = plan(recipe, here)
-    print(f"recipe {Path(name).stem}\n{text(recipe, here, planned)}")
+    print(f"recipe {recipes.short_name(name)}\n{text(recipe, here, planned)}")
     if planned.fits:
         return 0
     print(f"the cheapest change that fits: {cheapest_change(recipe, here) or 'none; choose a smaller recipe'}")

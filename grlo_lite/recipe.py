@@ -417,6 +417,11 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def short_name(name: str) -> str:
+    """What a recipe is called: a shipped one's name, or a file's without its suffix."""
+    return name if name in shipped() else Path(name).stem
+
+
 def load(name: str, overrides: list[str]) -> Recipe:
     """The recipe `name` (a shipped one, or a path to a YAML file) with `section.key=value` overrides applied in order.
 

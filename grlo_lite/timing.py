@@ -1,4 +1,4 @@
-"""Seconds a step by phase, from FLOPs, bytes and what a card reaches of its peak. No torch; docs/planner.md derives it."""
+"""Seconds a step by phase, from FLOPs, bytes and what a card reaches of its peak. No torch; see docs/planner.md."""
 
 from math import ceil
 
@@ -10,7 +10,7 @@ from grlo_lite.shapes import Shape
 PROMPT_SHARE = 0.25  # assumed: an average prompt's share of prompts.max_tokens; the longest of a batch has all of it
 COMPLETION_SHARE = 0.5  # assumed: the same of a completion and rollout.max_tokens
 FOLDED_LAUNCHES = 0.5  # assumed: kernels of a layer without dequantizing and adapters, as a share of those with them
-CACHE_PASSES = 3  # Transformers' generate, on a CPU: the cache is read once by attention, and read and written once more where it grows by a copy
+CACHE_PASSES = 3  # of Transformers' generate, on a CPU: attention reads the cache, growing reads and writes it
 
 
 def seconds(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, float]:

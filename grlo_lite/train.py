@@ -51,7 +51,12 @@ def _chosen(arguments: argparse.Namespace, overrides: list[str]) -> tuple[RunDir
         run = rundir.to_resume(arguments.run_dir)
         return run, _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name(), f"resuming the run {run.path}"
     if arguments.recipe:
-        return None, recipes.load(arguments.recipe, overrides), Path(arguments.recipe).stem, "named on the command line"
+        return (
+            None,
+            recipes.load(arguments.recipe, overrides),
+            recipes.short_name(arguments.recipe),
+            "named on the command line",
+        )
     if plan.seen_card() is not None:  # torch takes seconds to import, and decides whether the GPU can be used
         card = hardware.this_card()
         name = hardware.recipe_for(card)

@@ -189,7 +189,8 @@ def test_bad_input_is_one_line(words, told):
 
 
 def test_it_answers_in_two_seconds_without_torch():
-    program = "import sys; from grlo_lite import plan; plan.main(['qwen3-4b-24gb', '--gpu', 'l4']); print('torch' in sys.modules)"
+    program = "import sys; from grlo_lite.plan import main; main(['qwen3-4b-24gb', '--gpu', 'l4'])"
+    program += "; print('torch' in sys.modules)"
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert time.monotonic() - began < 2
