@@ -18,6 +18,7 @@ def trainer(
     callbacks: list[Any],
     device: Any,
     micro: int,
+    engine: str = "generate",
 ) -> Any:
     """A GRPOTrainer or RLOOTrainer that samples `rollout.batch` completions a step in groups of one prompt each.
 
@@ -30,7 +31,7 @@ def trainer(
 
     steps, rollout, algorithm = recipe.budget.steps, recipe.rollout, recipe.algorithm
     asked = prompts.ordered(rows, steps * rollout.batch // rollout.group_size, recipe.seed)
-    options = _shared_options(recipe, output_dir, device, micro)
+    options = _shared_options(recipe, output_dir, device, micro) | engine_options(engine, policy.tokenizer)
     kind: Any
     if algorithm.name == "grpo":
         loss = "dr_grpo" if algorithm.loss == "auto" else algorithm.loss
@@ -48,9 +49,9 @@ def trainer(
         callbacks=callbacks,
     )
     made.remove_callback(PrinterCallback)
-    made.create_model_card = lambda **_: (
-        None
-    )  # TRL would write one with every checkpoint; the run's own is closing.py's
+    made.create_model_card = _no_card  # TRL would write one with every checkpoint; the run has its own
+    if policy.backend == "transformers":  # Unsloth's trainer packs for itself
+        made._prepare_inputs = _without_padding(made, algorithm.updates_per_rollout, sort=algorithm.loss != "bnpo")
     policies.without_reference_adapter(made.model)
     policies.trainable_in_fp32(made.model)
     return made
@@ -88,12 +89,85 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -
         "use_cpu": device.type == "cpu",
         "bf16": dtype == "bfloat16",
         "fp16": dtype == "float16",
-        "gradient_checkpointing": device.type == "cuda",
+        "gradient_checkpointing": checkpointing(optimizer.gradient_checkpointing, device),
         "save_strategy": "no",  # the journal asks for checkpoints, at rollout boundaries
         "logging_steps": 1,
         "report_to": list(recipe.logging.report_to) or "none",
         "disable_tqdm": True,
     }
+
+
+def _no_card(**_: Any) -> None:
+    return None
+
+
+def engine_options(engine: str, tokenizer: Any) -> dict[str, Any]:
+    """What TRL has to be told of a rollout engine: that it is the vLLM inside Unsloth's model, and the stop tokens.
+
+    vLLM reads those off the base model's own files, which know no end of turn.
+    """
+    if engine != "fast_inference":
+        return {}
+    stops = {"stop_token_ids": policies.stop_token_ids(tokenizer)}
+    return {"use_vllm": True, "vllm_mode": "colocate", "generation_kwargs": stops}
+
+
+def _without_padding(trainer: Any, updates: int, sort: bool) -> Any:
+    """TRL's `_prepare_inputs`, with micro-batches of completions of like length, longest first, cut to their own width.
+
+    TRL pads every completion of a step to the longest and shuffles them. Completions are sorted within an optimizer
+    update, whose gradient does not depend on their order (but for the loss `bnpo`, which weights a micro-batch by its
+    own tokens and is left as it is); the longest come first, so that a step that does not fit fails at once.
+    """
+    prepare = trainer._prepare_inputs
+    seen: list[Any] = [None]
+
+    def prepared(batch: Any) -> dict[str, Any]:
+        inputs = prepare(batch)
+        if not trainer.model.training:
+            return inputs
+        buffered = trainer._buffered_inputs
+        if buffered is not seen[0]:
+            size = len(buffered) // updates
+            windows = [buffered[start : start + size] for start in range(0, len(buffered), size)]
+            buffered = [trimmed(micro) for window in windows for micro in (by_length(window) if sort else window)]
+            trainer._buffered_inputs = seen[0] = buffered
+        return buffered[trainer._step % trainer.args.steps_per_generation]
+
+    return prepared
+
+
+def by_length(micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows in micro-batches of the same sizes, longest completions first."""
+    import torch
+
+    if len(micro_batches) == 1:
+        return micro_batches
+    lengths = torch.cat([micro["completion_mask"].sum(1) for micro in micro_batches])
+    order_N = lengths.argsort(descending=True, stable=True)
+    size = len(micro_batches[0]["completion_mask"])
+    joined = {
+        key: torch.cat([micro[key] for micro in micro_batches])[order_N] if value.ndim else value
+        for key, value in micro_batches[0].items()
+    }
+    return [
+        {key: value[start : start + size] if value.ndim else value for key, value in joined.items()}
+        for start in range(0, len(order_N), size)
+    ]
+
+
+def trimmed(micro: dict[str, Any]) -> dict[str, Any]:
+    """A micro-batch without the columns in which no prompt, or no completion, has a token."""
+    first = int(micro["prompt_mask"].any(0).int().argmax())
+    last = max(1, int(micro["completion_mask"].sum(1).max()))
+    columns = micro["completion_mask"].shape[1]
+    cut = {key: value[:, :last] for key, value in micro.items() if value.ndim == 2 and value.shape[1] == columns}
+    return micro | cut | {key: micro[key][:, first:] for key in ("prompt_ids", "prompt_mask")}
+
+
+def checkpointing(wanted: bool | str, device: Any) -> bool:
+    """Whether the update computes activations again instead of keeping them; `auto` is yes on a GPU."""
+    return device.type == "cuda" if wanted == "auto" else bool(wanted)
 
 
 def batch_an_update(recipe: Recipe) -> int:

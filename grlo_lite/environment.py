@@ -18,7 +18,7 @@ def facts(recipe_name: str, policy: Any, judges: list, rows: list, seed: int) ->
 
     return {
         "recipe": recipe_name,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions()},
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else platform.processor() or platform.machine(),
@@ -34,7 +34,7 @@ def facts(recipe_name: str, policy: Any, judges: list, rows: list, seed: int) ->
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
         try:

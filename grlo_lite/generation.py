@@ -80,7 +80,7 @@ def _answer(tokenizer: Any, row: list[int], stop_ids: set[int], sampling: Sampli
 
 def tokens_at_once(model: Any) -> int:
     """Padded tokens, prompt and answer, whose KV cache fits into 60 % of the free GPU memory; 65,536 on a CPU."""
-    import torch
+    from grlo_lite.hardware import free_bytes
 
     if model.device.type != "cuda":
         return 65_536
@@ -88,5 +88,4 @@ def tokens_at_once(model: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     bytes_a_token = 2 * config.num_hidden_layers * heads * head_dim * 2
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return max(4096, int(0.6 * free / bytes_a_token))
+    return max(4096, int(0.6 * free_bytes(model.device) / bytes_a_token))

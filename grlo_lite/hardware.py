@@ -1,6 +1,173 @@
-"""What this machine has: its device, its dtype, its memory."""
+"""What this machine has, and what the known cards have: device, dtype, memory, speed, price; which recipe suits it."""
 
+import os
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from grlo_lite.recipe import BadInput
+
+NUMBERS = Path(__file__).parent / "numbers"
+GIB = 2**30
+
+# The least memory a recipe is for, in GiB as PyTorch reports a card; the first row that a card reaches is its recipe
+RECIPES = (
+    (75.0, "qwen3-4b-80gb"),
+    (44.0, "qwen3-8b-48gb"),
+    (21.9, "qwen3-4b-24gb"),
+    (14.5, "qwen3-4b-16gb"),
+    (11.5, "qwen3-1.7b-12gb"),
+    (7.5, "qwen3-0.6b-8gb"),
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU, or a CPU with its memory, as the planner sees it. `measured` is whether a probe or the data sheet and
+    assumptions speak.
+    """
+
+    name: str  # as in numbers/cards.yaml
+    title: str  # for people
+    cuda: bool
+    bf16: bool
+    vram: int  # bytes, as PyTorch reports them
+    flops: float  # a second, reached in large 16-bit matrix products
+    bytes_a_second: float  # reached by kernels that stream
+    layer_seconds: float  # of host time that one decoder layer takes at a token's step
+    context: int  # bytes that are no tensor's
+    reserve: int  # bytes kept free
+    measured: bool = False
+
+    @property
+    def float_bytes(self) -> int:
+        """Of what is not quantized: bf16 or fp16 on a GPU, fp32 on a CPU."""
+        return 2 if self.cuda else 4
+
+    @property
+    def usable(self) -> int:
+        """Bytes that a run may reach."""
+        return self.vram - self.reserve
+
+
+@cache
+def _numbers(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def known_cards() -> dict[str, Card]:
+    """The cards of numbers/cards.yaml by name."""
+    return {
+        name: _card(name, name, row, row["vram_gib"]) for name, row in _numbers(NUMBERS / "cards.yaml")["cards"].items()
+    }
+
+
+def _card(name: str, title: str, row: dict[str, Any], vram_gib: float) -> Card:
+    assumed = _numbers(NUMBERS / "cards.yaml")["assumed"]["cuda" if name != "cpu" else "cpu"]
+    return Card(
+        name=name,
+        title=title,
+        cuda=name != "cpu",
+        bf16=row.get("bf16", False),
+        vram=int(vram_gib * GIB),
+        flops=row["tflops"] * 1e12 * assumed["matmul"],
+        bytes_a_second=row["gb_s"] * 1e9 * assumed["memory"],
+        layer_seconds=assumed["layer_microseconds"] * 1e-6,
+        context=int(assumed["context_gib"] * GIB),
+        reserve=int(assumed["fragmentation"] * vram_gib * GIB),
+    )
+
+
+def card(name: str) -> Card:
+    """A known card, or `VRAM=24`: a card with so many GiB as fast as the slowest known one that has them.
+
+    Raises BadInput for any other name.
+    """
+    cards = known_cards()
+    if name.lower() in cards:
+        return cards[name.lower()]
+    key, equals, size = name.partition("=")
+    if key.upper() == "VRAM" and equals:
+        try:
+            gib = float(size.lower().removesuffix("gib").removesuffix("gb"))
+        except ValueError:
+            gib = 0.0
+        if 0 < gib < 1e6:
+            return unknown_card(f"VRAM={gib:g}", gib)
+        raise BadInput(f"--gpu {name} holds no size; write the memory in GiB, for instance VRAM=24")
+    raise BadInput(f"--gpu {name!r} is not known; choose one of {', '.join(cards)}, or give its memory as VRAM=24")
+
+
+def unknown_card(title: str, gib: float, bf16: bool = True) -> Card:
+    """A card of which only the memory is known: as fast as the slowest known card of at least 9/10 of it."""
+    cards = [c for c in known_cards().values() if c.vram >= 0.9 * gib * GIB] or list(known_cards().values())
+    like = min(cards, key=lambda c: (c.vram > 1.3 * gib * GIB, c.bytes_a_second))
+    share = like.reserve / like.vram
+    return replace(
+        like, name="other", title=f"{title}, timed as {like.name}", bf16=bf16, vram=int(gib * GIB),
+        reserve=int(share * gib * GIB),
+    )  # fmt: skip
+
+
+def cpu_card() -> Card:
+    """This machine's CPU with its RAM."""
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return _card("cpu", "this CPU", _numbers(NUMBERS / "cards.yaml")["assumed"]["cpu"], gib)
+
+
+def this_card() -> Card:
+    """What a run here would use: the first CUDA GPU, with what the process may have of its memory, else the CPU.
+    Imports torch.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return cpu_card()
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    vram = int(properties.total_memory * torch.cuda.get_per_process_memory_fraction())
+    return recognized(properties.name, vram, (properties.major, properties.minor) >= (8, 0))
+
+
+def recognized(name: str, vram: int, bf16: bool) -> Card:
+    """The known card of that device name whose memory is nearest, with the memory that this one has; a card of which
+    only the memory is known where no name matches.
+    """
+    rows = _numbers(NUMBERS / "cards.yaml")["cards"]
+    named = [k for k, row in rows.items() if (name == row["name"] if row.get("exact") else row["name"] in name)]
+    if not named:
+        return unknown_card(name, vram / GIB, bf16)
+    cards = known_cards()
+    nearest = min(named, key=lambda k: abs(cards[k].vram - vram))
+    return replace(cards[nearest], title=name, vram=vram, reserve=cards[nearest].reserve * vram // cards[nearest].vram)
+
+
+def recipe_for(card: Card) -> str:
+    """The shipped recipe that suits a card: the microcosm's on a CPU, and on a GPU too small for any other."""
+    if not card.cuda:
+        return "microcosm"
+    return next((name for gib, name in RECIPES if card.vram >= gib * GIB), "microcosm")
+
+
+def price(card: Card) -> float | None:
+    """US dollars an hour, by numbers/prices.yaml or the file that GRLO_LITE_PRICES names; None where it has none.
+
+    Raises BadInput where that file is none of prices.
+    """
+    own = os.environ.get("GRLO_LITE_PRICES")
+    path = Path(own) if own else NUMBERS / "prices.yaml"
+    try:
+        prices = _numbers(path)
+        row = prices.get(card.name)
+        return None if row is None else float(row["usd"] if isinstance(row, dict) else row)
+    except OSError as error:
+        raise BadInput(f"GRLO_LITE_PRICES={own} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        raise BadInput(
+            f"GRLO_LITE_PRICES={own} holds no price of {card.name}; write a line such as rtx4090: 0.34"
+        ) from None
 
 
 def device() -> Any:
@@ -19,3 +186,13 @@ def float_dtype(device: Any) -> Any:
     if torch.device(device).type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def free_bytes(device: Any) -> int:
+    """What this process may still allocate on a GPU: free memory and its own cache, within its memory fraction."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    cap = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return max(0, min(free + reserved, cap) - allocated)

@@ -2,6 +2,7 @@
 with.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,13 @@ def _decontaminated(
     return rows, report
 
 
+def engine(recipe: Recipe, device: Any, backend: str) -> str:
+    """The rollout engine. Raises BadInput, with the reason, where the recipe's cannot be had here."""
+    from grlo_lite import policy as policies
+
+    return policies.chosen_engine(recipe.rollout.engine, backend, recipe.model.quantization, device)
+
+
 def device_and_backend(recipe: Recipe) -> tuple[Any, str]:
     """Where the run computes and who loads its policy; imports Unsloth, if it is that, before all that Unsloth
     patches.
@@ -104,8 +112,9 @@ def device_and_backend(recipe: Recipe) -> tuple[Any, str]:
 
     device = hardware.device()
     backend = policies.chosen_backend(recipe.backend, device)
+    chosen = engine(recipe, device, backend)
     if backend == "unsloth":
-        policies.import_unsloth()
+        policies.import_unsloth(chosen == "fast_inference")
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -125,7 +134,35 @@ def load_policy(recipe: Recipe, device: Any, backend: str) -> Any:
         device,
         recipe.prompts.max_tokens + recipe.rollout.max_tokens,
         recipe.seed,
+        recipe.rollout.vllm_memory if engine(recipe, device, backend) == "fast_inference" else None,
     )
+
+
+def load_policy_and_judges(recipe: Recipe, device: Any, backend: str) -> tuple[Any, list[tuple[str, float, Any]]]:
+    """The policy, and each reward model with its name and weight.
+
+    Raises BadInput where a reward model scores otherwise once the policy is loaded, as it does when the policy's
+    loader patches the classes of both.
+    """
+    from grlo_lite import reward
+
+    judges = [(judge.name, judge.weight, load_judge(recipe, judge, device)) for judge in recipe.reward.judges]
+    alone = [reward.fixed_scores(model) for _, _, model in judges]
+    policy = load_policy(recipe, device, backend)
+    for (name, _, model), scores in zip(judges, alone, strict=True):
+        reward.require_unchanged(name, scores, reward.fixed_scores(model))
+        if recipe.reward.tokens_per_batch == "auto":
+            model.tokens_per_batch = reward.tokens_that_fit(model.model, device)
+    return policy, judges
+
+
+def rollouts(recipe: Recipe, policy: Any, chosen: str) -> AbstractContextManager[None]:
+    """Inside, the policy generates by the engine that was chosen."""
+    if chosen not in ("compact", "folded"):
+        return nullcontext()
+    from grlo_lite import rollout
+
+    return rollout.engine(policy.model, chosen == "folded", recipe.rollout.rows_at_once)
 
 
 def load_judge(recipe: Recipe, judge: Judge | Heldout, device: Any) -> Any:

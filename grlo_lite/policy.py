@@ -36,9 +36,48 @@ def chosen_backend(backend: str, device: Any) -> str:
     return "unsloth" if installed and device.type == "cuda" else "transformers"
 
 
-def import_unsloth() -> None:
-    """Imports Unsloth, which must come before trl, transformers and peft, and keeps it from reporting to its makers."""
+def chosen_engine(engine: str, backend: str, quantization: str, device: Any) -> str:
+    """Which rollout engine `rollout.engine` means here.
+
+    `auto` is Transformers' `generate` on a CPU; on a GPU it is Unsloth's vLLM or its `generate`, or, through
+    Transformers, `folded`, which itself goes on as `compact` where the dense copy does not fit. Raises BadInput where
+    an engine cannot be had, with the reason.
+    """
+    with_vllm = importlib.util.find_spec("vllm") is not None
+    if engine == "auto":
+        if backend == "unsloth":
+            return "fast_inference" if with_vllm and device.type == "cuda" else "generate"
+        return "folded" if device.type == "cuda" else "generate"
+    if engine in ("compact", "folded") and backend == "unsloth":
+        raise BadInput(
+            f"rollout.engine={engine} with backend=unsloth: Unsloth's own forward goes around the layers that this "
+            "engine replaces; choose rollout.engine=generate or fast_inference, or backend=transformers"
+        )
+    if engine == "fast_inference" and backend == "transformers":
+        why = "vLLM under TRL is refused"
+        if quantization == "nf4":
+            why = (
+                "TRL would merge the adapter into vLLM's and the policy's 4-bit weights and back at every step, "
+                "which corrupts them (after 20 steps they had drifted by 47 %)"
+            )
+        raise BadInput(
+            f"rollout.engine=fast_inference with backend=transformers: {why}; choose backend=unsloth, whose vLLM "
+            "takes the adapter as it is, or rollout.engine=folded"
+        )
+    if engine == "fast_inference" and not (with_vllm and device.type == "cuda"):
+        lacks = "vLLM is not installed" if not with_vllm else "there is no GPU"
+        raise BadInput(f"rollout.engine=fast_inference, but {lacks}; choose rollout.engine=generate")
+    return engine
+
+
+def import_unsloth(fast_inference: bool = False) -> None:
+    """Imports Unsloth, which must come before trl, transformers and peft, and keeps it from reporting to its makers.
+
+    With `fast_inference`, vLLM sleeps while the policy is updated, which Unsloth reads off the environment here.
+    """
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    if fast_inference:
+        os.environ.setdefault("UNSLOTH_VLLM_STANDBY", "1")
     import unsloth  # noqa: F401  # pyright: ignore[reportMissingImports]
 
 
@@ -83,18 +122,27 @@ def stop_token_ids(tokenizer: Any) -> list[int]:
 
 
 def load(
-    path: str, revision: str, quantization: str, lora: Lora, backend: str, device: Any, max_tokens: int, seed: int
+    path: str,
+    revision: str,
+    quantization: str,
+    lora: Lora,
+    backend: str,
+    device: Any,
+    max_tokens: int,
+    seed: int,
+    vllm_memory: float | None = None,
 ) -> Policy:
     """The base model in NF4 (or unquantized), frozen, with a fresh fp32 LoRA adapter on it that leaves its outputs
     unchanged.
 
     `max_tokens` is the longest prompt plus completion. Generation stops at the chat template's end of turn as well as
-    at EOS. Raises BadInput where the model cannot be loaded or is not a causal language model.
+    at EOS. With `vllm_memory`, a fraction of the GPU, Unsloth's model generates through vLLM. Raises BadInput where the
+    model cannot be loaded or is not a causal language model.
     """
     tokenizer = load_tokenizer(path, revision)
     _require_causal_lm(path, revision)
     if backend == "unsloth":
-        model = _load_with_unsloth(path, revision, quantization, lora, device, max_tokens, seed)
+        model = _load_with_unsloth(path, revision, quantization, lora, device, max_tokens, seed, vllm_memory)
     else:
         model = _load_with_transformers(path, revision, quantization, lora, device, seed)
     model.generation_config.eos_token_id = stop_token_ids(tokenizer)
@@ -186,14 +234,14 @@ def _target_modules(lora: Lora) -> str | list[str]:
 
 
 def _load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
     from grlo_lite.quantization import from_pretrained
 
     base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device)
-    if quantization == "nf4":
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    # Not PEFT's prepare_model_for_kbit_training: it makes the embeddings, the residual stream and the KV cache fp32
+    base.requires_grad_(False)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=_target_modules(lora), task_type="CAUSAL_LM")
     set_seed(seed)
     try:
@@ -202,8 +250,20 @@ def _load_with_transformers(path: str, revision: str, quantization: str, lora: L
         raise BadInput(f"lora.targets={lora.targets} cannot be adapted in {path}: {error}") from None
 
 
+def vllm_rank(rank: int) -> int:
+    """The least maximum that vLLM can be given for adapters of this rank: it takes powers of two from 8."""
+    return max(8, 1 << (rank - 1).bit_length())
+
+
 def _load_with_unsloth(
-    path: str, revision: str, quantization: str, lora: Lora, device: Any, max_tokens: int, seed: int
+    path: str,
+    revision: str,
+    quantization: str,
+    lora: Lora,
+    device: Any,
+    max_tokens: int,
+    seed: int,
+    vllm_memory: float | None,
 ) -> Any:
     from transformers import set_seed
     from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
@@ -211,6 +271,7 @@ def _load_with_unsloth(
     from grlo_lite.hardware import float_dtype
     from grlo_lite.quantization import keep_cpu_weights_unpacked
 
+    fast = {"fast_inference": True, "max_lora_rank": vllm_rank(lora.rank), "gpu_memory_utilization": vllm_memory}
     base, _ = FastLanguageModel.from_pretrained(
         model_name=path,
         revision=revision,
@@ -219,6 +280,7 @@ def _load_with_unsloth(
         dtype=float_dtype(device),
         use_exact_model_name=True,
         trust_remote_code=False,
+        **(fast if vllm_memory else {}),
     )
     keep_cpu_weights_unpacked(base)
     set_seed(seed)

@@ -152,13 +152,30 @@ class Prompts(Section):
 
 
 class Rollout(Section):
-    """How completions are sampled. `batch` counts completions a step and is a multiple of `group_size`."""
+    """How completions are sampled. `batch` counts completions a step and is a multiple of `group_size`.
+
+    engine: `generate` is Transformers' (or Unsloth's) own; `compact` is the kit's (grlo_lite/rollout.py); `folded` is
+    `compact` with a dense copy of the weights for the length of a rollout; `fast_inference` is the vLLM inside Unsloth.
+    `rows_at_once` bounds the completions that `compact` and `folded` decode together; `auto` goes by the free memory.
+    """
 
     group_size: Annotated[int, Field(ge=2)] = 8
     batch: Positive = 64
     max_tokens: Positive = 1024
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    engine: Literal["auto", "generate", "compact", "folded", "fast_inference"] = "auto"
+    rows_at_once: Positive | Literal["auto"] = "auto"
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the GPU, for vLLM under fast_inference
+
+    @model_validator(mode="after")
+    def rows_at_once_needs_the_kits_engine(self):
+        if self.rows_at_once != "auto" and self.engine in ("generate", "fast_inference"):
+            raise ValueError(
+                f"rollout.rows_at_once={self.rows_at_once} has no meaning with rollout.engine={self.engine}; "
+                "choose compact or folded, or leave it out"
+            )
+        return self
 
 
 class Truncated(Section):
@@ -262,6 +279,7 @@ class Optimizer(Section):
     warmup: Fraction = 0.0
     max_grad_norm: PositiveFloat = 1.0
     micro_batch: Positive | Literal["auto"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: on a GPU
 
 
 class Budget(Section):
@@ -399,6 +417,11 @@ def shipped() -> dict[str, Path]:
     package = Path(__file__).parent
     folder = next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), package)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def short_name(name: str) -> str:
+    """What a recipe is called: a shipped one's name, or a file's without its suffix."""
+    return name if name in shipped() else Path(name).stem
 
 
 def load(name: str, overrides: list[str]) -> Recipe:

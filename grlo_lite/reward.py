@@ -96,6 +96,27 @@ class RewardModel:
         return self.model.score(last_BD.float())[:, 0].tolist()
 
 
+def fixed_scores(model: RewardModel) -> list[float]:
+    """Scores of a good, a careless and an unrelated answer, to compare the model with itself."""
+    asked = {"role": "user", "content": "How do I keep a cut apple from turning brown?"}
+    answers = (
+        "Cover the cut side with lemon juice, wrap the apple tightly and keep it in the fridge.",
+        "Apples, well, apples and brown, brown and apples and so on and so on",
+        "The capital of Peru is Lima.",
+    )
+    return model.score([[asked, {"role": "assistant", "content": answer}] for answer in answers])
+
+
+def require_unchanged(name: str, before: list[float], after: list[float]) -> None:
+    """Raises BadInput where a score moved by more than 1 % of their spread, or of one reward unit if that is more."""
+    worst = max(abs(a - b) for a, b in zip(after, before, strict=True))
+    if worst > 0.01 * max(1.0, max(before) - min(before)):
+        raise BadInput(
+            f"reward.name={name!r} gives other scores once the policy is loaded (by up to {worst:.2g}): its forward "
+            "has been patched; use backend=transformers, or a reward model of another family than the policy"
+        )
+
+
 def cut_from_left(ids: list[int], max_tokens: int, bos: list[int]) -> list[int]:
     """The last `max_tokens` ids, BOS first where there is one."""
     if len(ids) <= max_tokens:
@@ -166,14 +187,15 @@ def tokens_that_fit(model: Any, device: Any) -> int:
     """
     import torch
 
+    from grlo_lite.hardware import free_bytes
+
     if torch.device(device).type == "cpu":
         return 8192
     config = model.config.get_text_config()
     width = torch.finfo(model.dtype).bits // 8
     a_token = 4 * 2 * config.hidden_size + width * (8 * config.hidden_size + 3 * config.intermediate_size)
     matrix = width * config.hidden_size * config.intermediate_size
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(min(max((free // 2 - matrix) // a_token, 1024), 131_072))
+    return int(min(max((free_bytes(device) // 2 - matrix) // a_token, 1024), 131_072))
 
 
 def _bos_to_add(tokenizer: Any) -> list[int]:

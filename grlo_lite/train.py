@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import closing, parts, processes, prompts, rundir
+from grlo_lite import closing, hardware, parts, plan, processes, prompts, rundir
 from grlo_lite import recipe as recipes
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
-from grlo_lite.recipe import BadInput, Recipe
+from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite.recipe import Recipe
 from grlo_lite.rundir import RunDir
 
 
@@ -26,11 +27,13 @@ def main(argv: list[str] | None = None) -> int:
     print(f"recipe {name}: {why}", flush=True)
     settle_libraries(offline=parts.needs_no_hub(recipe))
     if arguments.dry_run:
-        return _dry_run(recipe, arguments.write_prompts)
+        return _dry_run(recipe, name, arguments.write_prompts)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, until there is a step to finish
     device, backend = parts.device_and_backend(recipe)
     if not processes.is_main():
         sys.stdout = io.StringIO()
+    if device.type == "cuda":
+        recipe = _planned(recipe, hardware.this_card(), resuming=run is not None)
     train_rows, heldout_rows, contamination = parts.prompt_rows(recipe, arguments.write_prompts)
     is_new = run is None
     run = run or _created(arguments.run_dir or rundir.default_path(name), name, recipe, contamination)
@@ -41,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         if run.metrics.exists():
             print(f"\ninterrupted; go on with: python -m grlo_lite.train --run-dir {run.path} --resume", flush=True)
         return INTERRUPTED
+    except DoesNotFit as error:
+        raise DoesNotFit(f"{error}; the cheapest change to try: {_smaller(recipe, device)}") from error
     finally:
         if is_new and processes.is_main():
             rundir.discard_if_unused(run)
@@ -60,9 +65,46 @@ def _chosen(arguments: argparse.Namespace, overrides: list[str]) -> tuple[RunDir
         run = rundir.to_resume(arguments.run_dir)
         return run, _resumed_recipe(run, arguments.recipe, overrides), run.recipe_name(), f"resuming the run {run.path}"
     if arguments.recipe:
-        return None, recipes.load(arguments.recipe, overrides), Path(arguments.recipe).stem, "named on the command line"
+        return (
+            None,
+            recipes.load(arguments.recipe, overrides),
+            recipes.short_name(arguments.recipe),
+            "named on the command line",
+        )
+    if plan.seen_card() is not None:  # torch takes seconds to import, and decides whether the GPU can be used
+        card = hardware.this_card()
+        name = hardware.recipe_for(card)
+        if name != "microcosm":
+            return None, recipes.load(name, overrides), name, f"none was named, and it suits {card.title}"
     why = "none was named, and the built-in miniature world runs anywhere"
     return None, recipes.load("microcosm", overrides), "microcosm", why
+
+
+def _planned(recipe: Recipe, card: hardware.Card, resuming: bool) -> Recipe:
+    """The recipe with the plan's sizes in place of `auto`. A resumed run keeps its own sizes, and a model whose shape
+    is not at hand is tried without a plan. Raises DoesNotFit, with the cheapest change that fits.
+    """
+    try:
+        planned = plan.plan(recipe, card)
+    except BadInput as error:
+        print(f"no plan: {error}", flush=True)
+        return recipe
+    print(f"{plan.verdict(card, planned)}; {plan.cost(planned)} planned", flush=True)
+    if not planned.fits:
+        change = plan.cheapest_change(recipe, card) or "none; choose a smaller recipe"
+        raise DoesNotFit(f"the recipe does not fit on {card.title}; the cheapest change that fits: {change}")
+    return recipe if resuming else plan.resolved(recipe, planned)
+
+
+def _smaller(recipe: Recipe, device: Any) -> str:
+    """What to change after memory ran out for good: the planner's cheapest change, else half the completion length."""
+    change = None
+    if device.type == "cuda":
+        try:
+            change = plan.cheapest_change(recipe, hardware.this_card())
+        except BadInput:  # the model's shape is not at hand
+            change = None
+    return change or f"rollout.max_tokens={max(recipe.rollout.max_tokens // 2, 1)}"
 
 
 def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -113,18 +155,43 @@ def _resumed_recipe(run: RunDir, named: str | None, overrides: list[str]) -> Rec
     return recipe
 
 
-def _dry_run(recipe: Recipe, write_to: Path | None) -> int:
+def _dry_run(recipe: Recipe, name: str, write_to: Path | None) -> int:
+    """Prints the resolved recipe, the plan and the first prompt, as far as they can be had without the network."""
     from grlo_lite.policy import formatted, load_tokenizer
 
-    rows, *_ = parts.prompt_rows(recipe, write_to)
-    tokenizer = load_tokenizer(parts.policy_path(recipe), recipe.model.revision)
+    path = parts.policy_path(recipe)
+    try:
+        tokenizer = load_tokenizer(path, recipe.model.revision)
+    except BadInput:
+        if Path(path).exists():
+            raise
+        tokenizer = None
+    rows, absent = [], None
+    try:
+        if tokenizer is None:
+            rows, _ = prompts.load(recipe.prompts.parts(), recipe.prompts.limit, recipe.seed)
+        else:
+            rows, *_ = parts.prompt_rows(recipe, write_to)
+    except prompts.Unreachable as error:
+        absent = str(error)
+    print(f"\n{recipes.dumped(recipe)}")
     steps, rollout = recipe.budget.steps, recipe.rollout
     groups = rollout.batch // rollout.group_size
-    print(f"\n{recipes.dumped(recipe)}")
     print(f"plan: {steps} steps of {rollout.batch} rollouts ({groups} prompts × {rollout.group_size} completions),")
     print(f"at most {steps * rollout.batch * rollout.max_tokens:,} generated tokens\n")
+    card = plan.seen_card() or plan.card_of(name)
+    try:
+        print(f"{plan.text(recipe, card, plan.plan(recipe, card))}\n")
+    except BadInput as error:
+        print(f"no plan: {error}\n")
+    if absent is not None:
+        print(f"the prompts are not here: {absent}")
+        return 0
     first = prompts.ordered(rows, 1, recipe.seed)[0]
-    print(f"the first prompt, as the policy sees it:\n{formatted(tokenizer, first)}")
+    if tokenizer is None:
+        print(f"the first prompt; its chat template comes with the tokenizer of {path}, which is not here:\n{first}")
+    else:
+        print(f"the first prompt, as the policy sees it:\n{formatted(tokenizer, first)}")
     return 0
 
 
@@ -137,8 +204,7 @@ def _train(
     from grlo_lite.shaping import RewardFunction
 
     # 1. The policy and, beside it, the reward models
-    policy = parts.load_policy(recipe, device, backend)
-    judges = [(judge.name, judge.weight, parts.load_judge(recipe, judge, device)) for judge in recipe.reward.judges]
+    policy, judges = parts.load_policy_and_judges(recipe, device, backend)
     stop_ids = policies.stop_token_ids(policy.tokenizer)
     rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
     heldout_judge = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
@@ -150,7 +216,7 @@ def _train(
 
     # 3. Training; an interruption leaves through the same door, with a checkpoint saved
     with rundir.full_disk_told(run, next_checkpoint):
-        ended = _optimize(recipe, run, policy, rewards, train_rows, heldout_judge, device, checkpoint)
+        ended = _optimize(recipe, run, policy, rewards, train_rows, heldout_judge, device, backend, checkpoint)
     if ended["stopped_because"] == "interrupted":
         raise KeyboardInterrupt
     if not processes.is_main():
@@ -175,6 +241,7 @@ def _optimize(
     train_rows: list,
     heldout_judge: Any,
     device: Any,
+    backend: str,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
     """Trains the policy's adapter, and returns how that ended, in summary.json's terms."""
@@ -203,11 +270,16 @@ def _optimize(
     watch = Watch(recipe.guards, run, journal.latest)
     boundary = halving.Boundary(run, updates)
     callbacks = [boundary, journal, watch, stops]
-    trainer = partial(algorithm.trainer, recipe, run.partial, policy, rewards, train_rows, callbacks, device)
+    engine = parts.engine(recipe, device, backend)
+
+    def trainer(micro: int) -> Any:
+        return algorithm.trainer(recipe, run.partial, policy, rewards, train_rows, callbacks, device, micro, engine)
+
     micro = halvings.smallest("update") or algorithm.micro_batch(recipe, device)
     batch = algorithm.batch_an_update(recipe)
     stops.listen()
-    halving.train_halving(trainer, micro, batch, checkpoint, boundary, halvings, journal.adopt)
+    with parts.rollouts(recipe, policy, engine):
+        halving.train_halving(trainer, micro, batch, checkpoint, boundary, halvings, journal.adopt)
     stops.ignore()
     return {
         "wall_seconds": stops.elapsed_seconds,

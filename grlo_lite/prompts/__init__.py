@@ -16,12 +16,13 @@ from grlo_lite.prompts.contamination import (
 )
 from grlo_lite.prompts.rows import load, ordered, prompt_hash, split, write
 from grlo_lite.prompts.shapes import Messages
-from grlo_lite.prompts.sources import hub_answers, on_the_hub
+from grlo_lite.prompts.sources import Unreachable, hub_answers, on_the_hub
 
 __all__ = [
     "SUITE_SETS",
     "Messages",
     "Step",
+    "Unreachable",
     "cleaned",
     "decontaminated",
     "hub_answers",

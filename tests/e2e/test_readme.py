@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grlo_lite import doctor, evaluate, recipe
+from grlo_lite import doctor, evaluate, plan, recipe
 from grlo_lite.train import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -31,6 +31,8 @@ def test_every_command_of_the_readme_is_understood(words, tmp_path, monkeypatch,
     module, arguments = words[2], words[3:]
     if module == "grlo_lite.doctor":
         assert doctor.main([*arguments, "--prompts", "0"]) == 0
+    elif module == "grlo_lite.plan":
+        assert plan.main(arguments) in (0, plan.DOES_NOT_FIT)
     elif module == "grlo_lite.evaluate":
         with pytest.raises(recipe.BadInput, match="is neither a run directory"):
             evaluate.main(arguments)
@@ -55,7 +57,10 @@ def test_the_recipe_of_the_readme_is_one(tmp_path):
 @pytest.mark.parametrize("name", recipe.shipped())
 def test_every_shipped_recipe_dry_runs_and_names_its_command(name, capsys):
     assert main([name, "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith(f"recipe {name}: named on the command line\n")
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"recipe {name}: named on the command line\n")
+    assert "the peak is " in printed
+    assert "the first prompt" in printed or "the prompts are not here: " in printed
     assert recipe.shipped()[name].read_text().startswith(f"# python -m grlo_lite.train {name}\n")
 
 

@@ -104,3 +104,8 @@ def test_what_is_no_causal_language_model_is_refused(tmp_path):
 
 def test_auto_is_transformers_on_a_cpu():
     assert policy.chosen_backend("auto", CPU) == "transformers"
+
+
+@pytest.mark.parametrize(("rank", "least"), [(1, 8), (8, 8), (16, 16), (24, 32), (33, 64)])
+def test_vllm_is_given_a_rank_that_it_takes(rank, least):
+    assert policy.vllm_rank(rank) == least

@@ -146,3 +146,9 @@ def test_a_typo_answers_in_under_a_second_and_without_torch(tmp_path):
     assert done.stdout.split()[-2:] == ["False", "2"]
     assert "did you mean seed?" in done.stderr
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_rows_at_once_is_refused_where_another_engine_decides():
+    assert recipe.load("microcosm", ["rollout.rows_at_once=8"]).rollout.rows_at_once == 8
+    with pytest.raises(recipe.BadInput, match=r"rollout\.rows_at_once=8 has no meaning with rollout\.engine=generate"):
+        recipe.load("microcosm", ["rollout.rows_at_once=8", "rollout.engine=generate"])

@@ -12,8 +12,9 @@ from transformers import (
     Qwen3Config,
     Qwen3ForSequenceClassification,
 )
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from grlo_lite import microcosm, reward
+from grlo_lite import microcosm, parts, recipe, reward
 from grlo_lite.recipe import BadInput
 
 SHAPE = {
@@ -172,3 +173,23 @@ def test_the_microcosms_reward_model_is_nf4_with_a_float_head():
 def _tiny():
     torch.manual_seed(0)
     return Qwen3ForSequenceClassification(Qwen3Config(**SHAPE)).eval()
+
+
+def test_a_reward_model_that_loading_the_policy_changes_is_refused(monkeypatch):
+    """As where the policy's loader patches a class that both models share."""
+    values = recipe.load("microcosm", [])
+    device = torch.device("cpu")
+    _, [(_, _, judge)] = parts.load_policy_and_judges(values, device, "transformers")
+    scores = reward.fixed_scores(judge)
+    assert len({round(score, 3) for score in scores}) == 3
+    reward.require_unchanged("j", scores, [score + 0.009 for score in scores])
+    plain = parts.load_policy
+
+    def patching(*words):
+        forward = Qwen3RMSNorm.forward
+        monkeypatch.setattr(Qwen3RMSNorm, "forward", lambda norm, hidden: 1.1 * forward(norm, hidden))
+        return plain(*words)
+
+    monkeypatch.setattr(parts, "load_policy", patching)
+    with pytest.raises(BadInput, match="gives other scores once the policy is loaded"):
+        parts.load_policy_and_judges(values, device, "transformers")

@@ -1,0 +1,273 @@
+"""Does a recipe fit on a card, how long does it take, what does it cost: before anything is downloaded. No torch.
+
+`python -m grlo_lite.plan [RECIPE] [section.key=value …] [--gpu NAME]`; docs/planner.md has the method.
+"""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from grlo_lite import hardware, memory, timing
+from grlo_lite import recipe as recipes
+from grlo_lite.cli import run_command
+from grlo_lite.hardware import GIB, Card
+from grlo_lite.memory import Models, Sizes
+from grlo_lite.recipe import BadInput, Recipe
+
+DOES_NOT_FIT = 3
+FEW_ROWS = 16  # with room for fewer, the rollout engine does without its dense copy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe needs on a card at its longest prompt and completion, in bytes by phase and part, and seconds a
+    step.
+    """
+
+    vram: dict[str, dict[str, int]]
+    peak_phase: str
+    peak_bytes: int
+    fits: bool
+    micro_batch: int
+    rows_at_once: int
+    reward_tokens: int
+    folded: bool
+    max_completion_tokens: int  # the longest rollout.max_tokens that fits, 0 where none does
+    seconds: dict[str, float]
+    hours: float
+    usd: float | None
+
+
+def plan(recipe: Recipe, card: Card) -> Plan:
+    """The plan of a recipe on a card. Raises BadInput where a model's shape is not at hand."""
+    models = memory.models(recipe)
+    sizes = _sizes(recipe, models, card)
+    vram = memory.vram(recipe, models, card, sizes)
+    totals = {phase: sum(parts.values()) for phase, parts in vram.items()}
+    peak = max(totals, key=lambda phase: totals[phase])
+    seconds = timing.seconds(recipe, models, card, sizes)
+    whole = recipe.budget.steps * sum(seconds.values()) + timing.measurement_seconds(recipe, models, card, sizes)
+    price = recipe.budget.usd_per_hour or hardware.price(card)
+    return Plan(
+        vram=vram,
+        peak_phase=peak,
+        peak_bytes=totals[peak],
+        fits=totals[peak] <= card.usable,
+        micro_batch=sizes.micro_batch,
+        rows_at_once=sizes.rows_at_once,
+        reward_tokens=sizes.reward_tokens,
+        folded=sizes.folded,
+        max_completion_tokens=_longest(recipe, models, card),
+        seconds=seconds,
+        hours=whole / 3600,
+        usd=whole / 3600 * price if price else None,
+    )
+
+
+def _sizes(recipe: Recipe, models: Models, card: Card) -> Sizes:
+    """The largest sizes that fit, the smallest there are where none does; on a CPU what training takes there."""
+    an_update = recipe.rollout.batch // recipe.algorithm.updates_per_rollout
+    wanted_micro, wanted_tokens = recipe.optimizer.micro_batch, recipe.reward.tokens_per_batch
+    if not card.cuda:
+        micro = an_update if wanted_micro == "auto" else wanted_micro
+        return Sizes(recipe.rollout.batch, micro, 8192 if wanted_tokens == "auto" else wanted_tokens, False)
+
+    def fits(phase: str, **sizes: Any) -> bool:
+        tried = Sizes(**({"rows_at_once": 1, "micro_batch": 1, "reward_tokens": 1024, "folded": False} | sizes))
+        return sum(memory.vram(recipe, models, card, tried)[phase].values()) <= card.usable
+
+    micros = [n for n in (8, 4, 3, 2) if an_update % n == 0 and fits("update", micro_batch=n)]
+    micro = (micros or [1])[0] if wanted_micro == "auto" else wanted_micro
+    budgets = [n for n in (32768, 16384, 8192, 4096, 2048) if fits("reward", reward_tokens=n)]
+    tokens = (budgets or [1024])[0] if wanted_tokens == "auto" else wanted_tokens
+    tokens = max(tokens, min(recipe.reward.max_tokens, recipe.prompts.max_tokens + recipe.rollout.max_tokens))
+    batch = recipe.rollout.batch
+    for folded in (True, False):
+        rows = next((n for n in range(batch, 0, -1) if fits("rollout", rows_at_once=n, folded=folded)), 0)
+        if rows >= min(FEW_ROWS, batch) or not folded:
+            return Sizes(max(rows, 1), micro, tokens, folded and rows > 0)
+    raise AssertionError
+
+
+def _longest(recipe: Recipe, models: Models, card: Card) -> int:
+    for tokens in range(32768, 0, -64):
+        longer = _changed(recipe, {"rollout.max_tokens": tokens})
+        if (
+            _peak(
+                longer,
+                models,
+                card,
+                Sizes(1, 1 if recipe.optimizer.micro_batch == "auto" else recipe.optimizer.micro_batch, 1024, False),
+            )
+            <= card.usable
+        ):
+            return tokens
+    return 0
+
+
+def _peak(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> int:
+    return max(sum(parts.values()) for parts in memory.vram(recipe, models, card, sizes).values())
+
+
+def cheapest_change(recipe: Recipe, card: Card) -> str | None:
+    """The overrides, as `section.key=value …`, that make a recipe fit and change least of what is learnt; None where
+    it fits, or where nothing makes it fit.
+    """
+    if plan(recipe, card).fits:
+        return None
+    gathered: dict[str, Any] = {}
+    for change in _changes(recipe):
+        for tried in (change, gathered | change):
+            if plan(_changed(recipe, tried), card).fits:
+                return " ".join(f"{key}={value}" for key, value in tried.items())
+        gathered |= change
+    return None
+
+
+def _changes(recipe: Recipe) -> list[dict[str, Any]]:
+    """From what changes nothing that is learnt to another model; only what differs from the recipe."""
+    ladder = [
+        {"optimizer.micro_batch": 1},
+        {"reward.tokens_per_batch": 1024},
+        {"optimizer.name": "adamw_8bit"},
+        {"model.quantization": "nf4"},
+        {"reward.quantization": "nf4"},
+        *({"rollout.max_tokens": n} for n in (2048, 1024, 512) if n < recipe.rollout.max_tokens),
+        {"prompts.max_tokens": min(512, recipe.prompts.max_tokens)},
+        {"reward.name": "Skywork/Skywork-Reward-V2-Qwen3-1.7B"},
+        {"reward.name": "Skywork/Skywork-Reward-V2-Qwen3-0.6B"},
+        {"model.name": "Qwen/Qwen3-1.7B-Base"},
+        {"model.name": "Qwen/Qwen3-0.6B-Base"},
+    ]
+    now = recipe.model_dump()
+    return [c for c in ladder if any(now[k.split(".")[0]][k.split(".")[1]] != v for k, v in c.items())]
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    for key, value in changes.items():
+        section, name = key.split(".")
+        recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update={name: value})})
+    return recipe
+
+
+def resolved(recipe: Recipe, planned: Plan) -> Recipe:
+    """The recipe with its `auto` sizes replaced by the plan's."""
+    sizes = {"optimizer.micro_batch": planned.micro_batch, "reward.tokens_per_batch": planned.reward_tokens}
+    now = recipe.model_dump()
+    return _changed(recipe, {k: v for k, v in sizes.items() if now[k.split(".")[0]][k.split(".")[1]] == "auto"})
+
+
+def text(recipe: Recipe, card: Card, planned: Plan) -> str:
+    """The plan as a table of GiB by phase and part, and what follows from it."""
+    shown = [part for part in memory.PARTS if any(parts.get(part) for parts in planned.vram.values())]
+    lines = [f"{'GiB':20}" + "".join(f"{phase:>10}" for phase in memory.PHASES)]
+    for part in shown:
+        lines.append(f"{part:20}" + "".join(f"{planned.vram[p].get(part, 0) / GIB:10.2f}" for p in memory.PHASES))
+    totals = [sum(planned.vram[phase].values()) / GIB for phase in memory.PHASES]
+    lines.append(f"{'together':20}" + "".join(f"{total:10.2f}" for total in totals))
+    how = "measured by --probe" if card.measured else "rates from data sheets, efficiencies assumed, nothing measured"
+    engine = "with a dense copy of the weights" if planned.folded else "from the weights as they are"
+    a_step = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in planned.seconds.items())
+    return "\n".join(
+        [
+            *lines,
+            verdict(card, planned),
+            f"sizes: {planned.rows_at_once} completions decoded together {engine}, {planned.micro_batch} a backward "
+            f"pass, {planned.reward_tokens:,} tokens a scoring forward; completions of "
+            f"{planned.max_completion_tokens:,} tokens would still fit",
+            f"seconds a step: {a_step}; {recipe.budget.steps} steps: {cost(planned)} ({how})",
+        ]
+    )
+
+
+def verdict(card: Card, planned: Plan) -> str:
+    """Whether it fits, in a line."""
+    fits = "fits" if planned.fits else "does not fit"
+    return (
+        f"{card.title}, {card.vram / GIB:.2f} GiB: {fits}; the peak is {planned.peak_bytes / GIB:.2f} GiB in the "
+        f"{planned.peak_phase} phase"
+    )
+
+
+def cost(planned: Plan) -> str:
+    """Hours and dollars."""
+    dollars = "" if planned.usd is None else f", ${planned.usd:.2f}"
+    return f"{planned.hours:.1f} hours{dollars}"
+
+
+def header(name: str, recipe: Recipe) -> str:
+    """The line of numbers that heads a shipped recipe, on the card that it is for."""
+    card = card_of(name)
+    planned = plan(recipe, card)
+    return f"# Planned on {card.title}: {planned.peak_bytes / GIB:.2f} GiB, {cost(planned)}."
+
+
+def card_of(name: str) -> Card:
+    """The card that a shipped recipe is for, by the number in its name."""
+    cards = {"80gb": "a100-80", "48gb": "l40s", "24gb": "rtx4090", "16gb": "t4", "12gb": "VRAM=12", "8gb": "VRAM=8"}
+    return next((hardware.card(card) for size, card in cards.items() if f"-{size}" in name), hardware.cpu_card())
+
+
+@cache
+def seen_card() -> Card | None:
+    """The GPU that nvidia-smi sees here, without torch; None where there is none."""
+    fields = "--query-gpu=name,memory.total,compute_cap"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", fields, "--format=csv,noheader,nounits"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+        name, mib, capability = (field.strip() for field in done.stdout.splitlines()[0].split(","))
+        return hardware.recognized(name, int(0.98 * float(mib) * 2**20), float(capability) >= 8)
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the plan; returns 3 where the recipe does not fit. Raises BadInput where the input cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m grlo_lite.plan", allow_abbrev=False, description="VRAM, hours and cost of a recipe on a GPU."
+    )
+    parser.add_argument("words", nargs="*", metavar="RECIPE | section.key=value")
+    parser.add_argument("--gpu", help="a known card, or its memory as VRAM=24 (default: the one in this machine)")
+    parser.add_argument("--all", action="store_true", help="every shipped recipe on every known card, as a table")
+    arguments = parser.parse_args(argv)
+    if arguments.all:
+        print(table())
+        return 0
+    overrides = [word for word in arguments.words if "=" in word]
+    named = [word for word in arguments.words if "=" not in word]
+    if len(named) > 1:
+        raise BadInput(f"{named[1]!r} is a second recipe beside {named[0]!r}; name one, or --all for every shipped one")
+    here = hardware.card(arguments.gpu) if arguments.gpu else seen_card()
+    name = named[0] if named else hardware.recipe_for(here or hardware.cpu_card())
+    recipe = recipes.load(name, overrides)
+    if here is None:
+        here = card_of(recipes.short_name(name))
+        print(f"no GPU here and no --gpu: planned for {here.title}")
+    planned = plan(recipe, here)
+    print(f"recipe {recipes.short_name(name)}\n{text(recipe, here, planned)}")
+    if planned.fits:
+        return 0
+    print(f"the cheapest change that fits: {cheapest_change(recipe, here) or 'none; choose a smaller recipe'}")
+    return DOES_NOT_FIT
+
+
+def table() -> str:
+    """Recipes by cards: peak GiB, hours and dollars, or a dash where it does not fit."""
+    cards = hardware.known_cards().values()
+    rows = [f"{'':24}" + "".join(f"{card.title:>24}" for card in cards)]
+    for name in recipes.shipped():
+        cells = []
+        for card in cards:
+            planned = plan(recipes.load(name, []), card)
+            cells.append(f"{planned.peak_bytes / GIB:.1f} GiB, {cost(planned)}" if planned.fits else "–")
+        rows.append(f"{name:24}" + "".join(f"{cell:>24}" for cell in cells))
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

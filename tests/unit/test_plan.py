@@ -1,0 +1,203 @@
+"""The planner against real models' bytes, its choices against hand-made cases, the recipes' headers against itself."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from grlo_lite import hardware, memory, microcosm, plan, policy, recipe, reward, shapes
+from grlo_lite.recipe import BadInput, Lora
+
+GPU_RECIPES = [name for name in recipe.shipped() if name != "microcosm"]
+PARAMETERS = {
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "Qwen/Qwen3-1.7B": 1_720_574_976,
+    "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+}
+
+
+def config(shape, **more):
+    return AutoConfig.for_model(
+        shape.family, hidden_size=shape.hidden, intermediate_size=shape.mlp, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim,
+        vocab_size=shape.vocabulary, tie_word_embeddings=shape.tied, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+        **more,
+    )  # fmt: skip
+
+
+def bytes_of(model):
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_bytes_equal_the_real_models(name):
+    shape = shapes.shape_of("model.name", name)
+    with torch.device("meta"):
+        language = AutoModelForCausalLM.from_config(config(shape), dtype=torch.bfloat16)
+        judge = AutoModelForSequenceClassification.from_config(config(shape, num_labels=1), dtype=torch.bfloat16)
+    assert shape.parameters() == PARAMETERS[name]
+    assert shapes.weight_bytes(shape, "none", 2, 2) == bytes_of(language)
+    assert shapes.weight_bytes(shape, "none", 2, 2, scores=True) == bytes_of(judge)
+
+
+def test_biases_of_qwen2_are_counted():
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 100, "tie_word_embeddings": False}  # fmt: skip
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **small))
+    assert shapes.from_config(small | {"model_type": "qwen2"}).parameters() == sum(p.numel() for p in made.parameters())
+
+
+def test_nf4_bytes_by_hand():
+    # 128 × 512 weights: 32,768 packed, 1,024 scales, 4 scales of scales, tables of 16 and 256, one offset
+    assert shapes.nf4_bytes(128 * 512) == 32_768 + 1_024 + 4 * 4 + 4 * 16 + 4 * 256 + 4
+
+
+def stored(model):
+    """Bytes of all weights, the quantization's own included, LoRA's left out; and of the adapter."""
+    total, adapter = 0, 0
+    for name, p in model.named_parameters():
+        if "lora_" in name:
+            adapter += p.numel() * p.element_size()
+            continue
+        total += p.numel() * p.element_size()
+        state = getattr(p, "quant_state", None)
+        if state is not None:
+            tensors = [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+            total += sum(t.numel() * t.element_size() for t in tensors)
+    return total, adapter
+
+
+def test_bytes_equal_the_microcosm_as_it_is_loaded():
+    planned = plan.plan(recipe.load("microcosm", []), hardware.cpu_card()).vram["update"]
+    lora = Lora(rank=16, alpha=32)
+    loaded = policy.load(str(microcosm.POLICY), "main", "nf4", lora, "transformers", torch.device("cpu"), 256, 0)
+    weights, adapter = stored(loaded.model)
+    assert planned["weights"] == pytest.approx(weights, rel=0.01)
+    assert planned["adapter"] == adapter
+    judge = reward.load(str(microcosm.REWARD), "main", "nf4", torch.device("cpu"), 512, 8192)
+    assert planned["reward weights"] == pytest.approx(stored(judge.model)[0], rel=0.01)
+    trained = [p for p in loaded.model.parameters() if p.requires_grad]
+    for p in trained:
+        p.grad = torch.zeros_like(p)
+    adam = torch.optim.AdamW(trained)
+    adam.step()
+    moments = sum(t.numel() * t.element_size() for s in adam.state.values() for t in s.values() if t.ndim)
+    assert planned["optimizer"] == moments + adapter  # the gradients are as large as the adapter
+
+
+@pytest.mark.parametrize(("name", "gib", "bar"), [("qwen3-4b-24gb", 24, 22.5), ("qwen3-4b-16gb", 16, 15.0)])
+def test_the_recipes_leave_the_room_they_should(name, gib, bar):
+    planned = plan.plan(recipe.load(name, []), hardware.card(f"VRAM={gib}"))
+    assert planned.fits
+    assert planned.peak_bytes <= bar * 2**30
+
+
+@pytest.mark.parametrize("card", ["rtx4090", "rtx3090", "l4", "a10g"])
+def test_the_24_gb_recipe_fits_every_card_of_that_size(card):
+    assert plan.plan(recipe.load("qwen3-4b-24gb", []), hardware.card(card)).fits
+
+
+@pytest.mark.parametrize("name", GPU_RECIPES)
+def test_a_recipes_header_is_what_the_planner_says(name):
+    lines = recipe.shipped()[name].read_text().splitlines()
+    assert lines[0] == f"# python -m grlo_lite.train {name}"
+    assert plan.header(name, recipe.load(name, [])) in lines
+
+
+def test_parts_add_up_to_the_peak():
+    planned = plan.plan(recipe.load("qwen3-4b-24gb", []), hardware.card("l4"))
+    assert set(planned.vram) == set(memory.PHASES)
+    assert planned.peak_bytes == max(sum(parts.values()) for parts in planned.vram.values())
+    assert all(set(parts) <= set(memory.PARTS) for parts in planned.vram.values())
+
+
+def test_what_does_not_fit_is_told_its_cheapest_change(capsys):
+    assert plan.main(["qwen3-4b-24gb", "--gpu", "VRAM=8"]) == 3
+    change = capsys.readouterr().out.rsplit("the cheapest change that fits: ", 1)[1].split()
+    assert plan.main(["qwen3-4b-24gb", *change, "--gpu", "VRAM=8"]) == 0
+
+
+def test_a_change_that_costs_nothing_comes_first():
+    greedy, card = recipe.load("qwen3-4b-24gb", ["optimizer.micro_batch=64"]), hardware.card("rtx4090")
+    assert not plan.plan(greedy, card).fits
+    assert plan.cheapest_change(greedy, card) == "optimizer.micro_batch=1"
+    assert plan.cheapest_change(recipe.load("qwen3-4b-24gb", []), card) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "gib", "bf16", "expected"),
+    [
+        ("NVIDIA GeForce RTX 4090", 23.5, True, "qwen3-4b-24gb"),
+        ("NVIDIA L4", 22.16, True, "qwen3-4b-24gb"),
+        ("Tesla T4", 14.74, False, "qwen3-4b-16gb"),
+        ("NVIDIA A100-SXM4-80GB", 79.15, True, "qwen3-4b-80gb"),
+        ("NVIDIA L40S", 44.39, True, "qwen3-8b-48gb"),
+        ("NVIDIA GeForce RTX 3060", 11.75, True, "qwen3-1.7b-12gb"),
+        ("Some card", 7.7, True, "qwen3-0.6b-8gb"),
+        ("Some card", 3.8, True, "microcosm"),
+    ],
+)
+def test_a_card_gets_a_recipe_that_fits_it(device, gib, bf16, expected):
+    card = hardware.recognized(device, int(gib * 2**30), bf16)
+    assert hardware.recipe_for(card) == expected
+    assert card.vram == int(gib * 2**30)
+    assert plan.plan(recipe.load(expected, []), card).fits
+
+
+def test_a_cpu_gets_the_microcosm_which_fits():
+    card = hardware.cpu_card()
+    assert hardware.recipe_for(card) == "microcosm"
+    assert plan.plan(recipe.load("microcosm", []), card).fits
+
+
+def test_auto_sizes_become_the_plans():
+    wanted = recipe.load("qwen3-4b-24gb", [])
+    planned = plan.plan(wanted, hardware.card("rtx4090"))
+    made = plan.resolved(wanted, planned)
+    assert made.optimizer.micro_batch == planned.micro_batch
+    assert made.reward.tokens_per_batch == planned.reward_tokens
+    assert recipe.Recipe.model_validate(made.model_dump()) == made
+
+
+def test_prices_can_be_ones_own(tmp_path, monkeypatch):
+    mine = tmp_path / "prices.yaml"
+    mine.write_text("rtx4090: 2.0\n")
+    monkeypatch.setenv("GRLO_LITE_PRICES", str(mine))
+    planned = plan.plan(recipe.load("qwen3-4b-24gb", []), hardware.card("rtx4090"))
+    assert planned.usd == pytest.approx(2 * planned.hours)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--gpu", "gtx"], "is not known; choose one of rtx4090"),
+        (["--gpu", "VRAM=much"], "holds no size"),
+        (["model.name=nobody/nothing", "--gpu", "t4"], "its shape is not known here"),
+        (["a", "b"], "is a second recipe"),
+    ],
+)
+def test_bad_input_is_one_line(words, told):
+    with pytest.raises(BadInput, match=told) as refused:
+        plan.main(words)
+    assert "\n" not in str(refused.value)
+
+
+def test_it_answers_in_two_seconds_without_torch():
+    program = "import sys; from grlo_lite.plan import main; main(['qwen3-4b-24gb', '--gpu', 'l4'])"
+    program += "; print('torch' in sys.modules)"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert time.monotonic() - began < 2
+    assert done.stdout.endswith("False\n")
+
+
+def test_all_recipes_on_all_cards(capsys):
+    assert plan.main(["--all"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in [*recipe.shipped(), *hardware.known_cards()])
