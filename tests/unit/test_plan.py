@@ -211,3 +211,16 @@ def test_a_resumed_run_uses_the_commits_it_began_with(tmp_path):
     (tmp_path / "environment.json").write_text(json.dumps(facts))
     resumed = train._resumed_recipe(rundir.RunDir(tmp_path), None, [])
     assert (resumed.model.revision, resumed.reward.revision) == ("a" * 40, "b" * 40)
+
+
+def test_train_refuses_what_cannot_fit_and_takes_the_plans_sizes(capsys):
+    wanted = recipe.load("qwen3-4b-24gb", [])
+    _, fits = train._planned(wanted, hardware.card("VRAM=8"), resuming=False)
+    assert not fits
+    assert "the cheapest change that fits: " in capsys.readouterr().out
+    sized, fits = train._planned(wanted, hardware.card("rtx4090"), resuming=False)
+    assert fits
+    assert "auto" not in (sized.optimizer.micro_batch, sized.reward.tokens_per_batch)
+    assert train._planned(wanted, hardware.card("rtx4090"), resuming=True) == (wanted, True)
+    unknown = recipe.load("qwen3-4b-24gb", ["model.name=nobody/nothing"])
+    assert train._planned(unknown, hardware.card("t4"), resuming=False) == (unknown, True)
