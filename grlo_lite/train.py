@@ -152,7 +152,24 @@ def _resumed_recipe(run: RunDir, named: str | None, overrides: list[str]) -> Rec
     recipe = recipes.load(str(run.recipe), overrides)
     if overrides:
         rundir.write_atomically(run.recipe, recipes.dumped(recipe))
-    return recipe
+    return _at_its_commits(recipe, run)
+
+
+def _at_its_commits(recipe: Recipe, run: RunDir) -> Recipe:
+    """The recipe with the Hub commits that the run began with in place of its models' revisions."""
+    began_with = rundir.read_json(run.environment)
+    commits = began_with.get("reward_model_commits") or {}
+    policy = began_with.get("model_commit") or recipe.model.revision
+    reward = recipe.reward.model_copy(
+        update={
+            "revision": commits.get(recipe.reward.name) or recipe.reward.revision,
+            "models": tuple(
+                judge.model_copy(update={"revision": commits.get(judge.name) or judge.revision})
+                for judge in recipe.reward.models
+            ),
+        }
+    )
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"revision": policy}), "reward": reward})
 
 
 def _dry_run(recipe: Recipe, name: str, write_to: Path | None) -> int:

@@ -1,5 +1,6 @@
 """The planner against real models' bytes, its choices against hand-made cases, the recipes' headers against itself."""
 
+import json
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from grlo_lite import hardware, memory, microcosm, plan, policy, recipe, reward, shapes
+from grlo_lite import hardware, memory, microcosm, plan, policy, recipe, reward, rundir, shapes, train
 from grlo_lite.recipe import BadInput, Lora
 
 GPU_RECIPES = [name for name in recipe.shipped() if name != "microcosm"]
@@ -201,3 +202,23 @@ def test_all_recipes_on_all_cards(capsys):
     assert plan.main(["--all"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in [*recipe.shipped(), *hardware.known_cards()])
+
+
+def test_a_resumed_run_uses_the_commits_it_began_with(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(recipe.dumped(recipe.load("qwen3-4b-16gb", ["model.revision=main"])))
+    commits = {"Skywork/Skywork-Reward-V2-Qwen3-1.7B": "b" * 40}
+    facts = {"recipe": "x", "model_commit": "a" * 40, "reward_model_commits": commits}
+    (tmp_path / "environment.json").write_text(json.dumps(facts))
+    resumed = train._resumed_recipe(rundir.RunDir(tmp_path), None, [])
+    assert (resumed.model.revision, resumed.reward.revision) == ("a" * 40, "b" * 40)
+
+
+def test_train_refuses_what_cannot_fit_and_takes_the_plans_sizes():
+    wanted = recipe.load("qwen3-4b-24gb", [])
+    with pytest.raises(DoesNotFit, match=r"the cheapest change that fits: \w+\.\w+="):
+        train._planned(wanted, hardware.card("VRAM=14"), resuming=False)
+    sized = train._planned(wanted, hardware.card("rtx4090"), resuming=False)
+    assert "auto" not in (sized.optimizer.micro_batch, sized.reward.tokens_per_batch)
+    assert train._planned(wanted, hardware.card("rtx4090"), resuming=True) == wanted
+    unknown = recipe.load("qwen3-4b-24gb", ["model.name=nobody/nothing"])
+    assert train._planned(unknown, hardware.card("t4"), resuming=False) == unknown
