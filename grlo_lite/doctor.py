@@ -22,7 +22,8 @@ import numpy as np
 from grlo_lite import parts
 from grlo_lite import recipe as recipes
 from grlo_lite.cli import run_command, settle_libraries
-from grlo_lite.recipe import BadInput, Recipe
+from grlo_lite.errors import BadInput
+from grlo_lite.recipe import Recipe
 
 PASS, FAIL, NOT_APPLICABLE = "pass", "FAIL", "n/a"
 

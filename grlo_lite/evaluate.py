@@ -16,8 +16,8 @@ from grlo_lite import microcosm, rundir
 from grlo_lite import recipe as recipes
 from grlo_lite.answer_store import AnswerStore, key
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
+from grlo_lite.errors import BadInput
 from grlo_lite.generation import Answer, Sampling
-from grlo_lite.recipe import BadInput
 from grlo_lite.results import Outcome, answer_rows, evaluation, table
 from grlo_lite.rundir import RunDir
 from grlo_lite.tasks import instructions, sources

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from grlo_lite.recipe import BadInput
+from grlo_lite.errors import BadInput
 
 NUMBERS = Path(__file__).parent / "numbers"
 GIB = 2**30

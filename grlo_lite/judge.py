@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from grlo_lite.recipe import BadInput
+from grlo_lite.errors import BadInput
 from grlo_lite.stats import length_controlled_win_rate, raw_win_rate
 
 Messages = list[dict[str, str]]

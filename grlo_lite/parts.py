@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite import microcosm, prompts
-from grlo_lite.recipe import BadInput, Heldout, Judge, Recipe
+from grlo_lite.errors import BadInput
+from grlo_lite.recipe import Heldout, Judge, Recipe
 
 
 def policy_path(recipe: Recipe) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.recipe import BadInput, Lora
+from grlo_lite.errors import BadInput
+from grlo_lite.recipe import Lora
 
 # Handed to every chat template, in training and evaluation alike: where the two differ, what was learnt does not show
 TEMPLATE_OPTIONS = {"enable_thinking": False}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from grlo_lite.recipe import BadInput
+from grlo_lite.errors import BadInput
 
 
 def from_pretrained(auto_class: Any, path: str, revision: str, quantization: str, device: Any, **options: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from grlo_lite import microcosm
-from grlo_lite.recipe import BadInput, Lora
+from grlo_lite.errors import BadInput
+from grlo_lite.recipe import Lora
 
 NUMBERS = Path(__file__).parent / "numbers"
 FAMILIES = ("qwen3", "qwen2", "llama")

@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from grlo_lite.errors import BadInput
 from grlo_lite.prompts.shapes import Messages
 from grlo_lite.prompts.similarity import near_duplicates
-from grlo_lite.recipe import BadInput
 
 TokenCount = Callable[[Messages], int]
 

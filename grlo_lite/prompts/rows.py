@@ -8,9 +8,10 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
+from grlo_lite.errors import BadInput
 from grlo_lite.prompts import shapes, sources
 from grlo_lite.prompts.shapes import Messages
-from grlo_lite.recipe import BadInput, Part
+from grlo_lite.recipe import Part
 
 
 def load(parts: tuple[Part, ...], limit: int | None, seed: int) -> tuple[list[Messages], list[str]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from grlo_lite.recipe import BadInput
+from grlo_lite.errors import BadInput
 
 Messages = list[dict[str, str]]
 

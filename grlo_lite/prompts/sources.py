@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.recipe import BadInput, DataSet
+from grlo_lite.errors import BadInput
+from grlo_lite.recipe import DataSet
 
 Located = tuple[str, Any]  # where a row stands, for messages, and the row
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.recipe import BadInput
+from grlo_lite.errors import BadInput
 from grlo_lite.tasks import chat, choices, code, instructions, mathematics, miniature
 from grlo_lite.tasks.question import Question, Task
 

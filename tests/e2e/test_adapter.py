@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from grlo_lite import algorithm, microcosm, parts, policy, recipe, reward
+from grlo_lite.halving import Halvings
 from grlo_lite.journal import Journal
 from grlo_lite.microcosm import world
 from grlo_lite.recipe import Lora
@@ -71,11 +72,13 @@ def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
     made = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
     judge = reward.load(str(microcosm.REWARD), "main", "nf4", CPU, 512, 16_384)
     rewards = RewardFunction([("main", 1.0, judge)], policy.stop_token_ids(made.tokenizer), values.reward, 8, 0)
-    run = create(tmp_path / "r")
-    journal = Journal(run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0), lambda step: {})
+    run = create(tmp_path / "r", "microcosm", "")
+    journal = Journal(
+        run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0), lambda step: {}, Halvings(run), "reward_mean"
+    )
     before = frozen_bytes(made.model), frozen_bytes(judge.model)
     rows, *_ = parts.prompt_rows(values)
-    algorithm.trainer(values, run.partial, made, rewards, rows, [journal], CPU).train()
+    algorithm.trainer(values, run.partial, made, rewards, rows, [journal], CPU, 32).train()
     assert len(before[0]) == 28 + 18  # 28 quantized layers; embeddings (the tied head with them) and 17 norms
     assert (frozen_bytes(made.model), frozen_bytes(judge.model)) == before
 

@@ -16,9 +16,9 @@ import torch
 
 from grlo_lite import evaluate as command
 from grlo_lite import generation, microcosm, policy, quantization, rundir, sandbox
+from grlo_lite.errors import BadInput
 from grlo_lite.generation import Sampling
 from grlo_lite.microcosm import world
-from grlo_lite.recipe import BadInput
 
 CPU = torch.device("cpu")
 CONTRACT = {

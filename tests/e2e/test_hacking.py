@@ -6,6 +6,7 @@ from peft import get_peft_model_state_dict
 
 from grlo_lite import algorithm, microcosm, parts, policy, recipe, rundir
 from grlo_lite.guards import HeldoutJudge, Watch
+from grlo_lite.halving import Halvings
 from grlo_lite.journal import Journal
 from grlo_lite.shaping import RewardFunction
 
@@ -31,12 +32,12 @@ def watched_run(tmp_path, rule, *overrides, heldout=None):
     rewards = RewardFunction(
         [("rigged", 1.0, Rigged(rule))], policy.stop_token_ids(made.tokenizer), values.reward, 8, 0
     )
-    run = rundir.create(tmp_path / "r")
+    run = rundir.create(tmp_path / "r", "microcosm", "")
     judge = heldout(made) if heldout else lambda step: {}
-    journal = Journal(run, rewards, values.budget, 1, 4, lambda: 0.0, (0, 0), judge)
+    journal = Journal(run, rewards, values.budget, 1, 4, lambda: 0.0, (0, 0), judge, Halvings(run), "reward_mean")
     watch = Watch(values.guards, run, journal.latest)
     rows, *_ = parts.prompt_rows(values)
-    algorithm.trainer(values, run.partial, made, rewards, rows, [journal, watch], CPU).train()
+    algorithm.trainer(values, run.partial, made, rewards, rows, [journal, watch], CPU, 32).train()
     return run, watch, made
 
 

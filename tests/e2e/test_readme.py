@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from grlo_lite import doctor, evaluate, plan, recipe
+from grlo_lite.errors import BadInput
 from grlo_lite.train import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -34,10 +35,10 @@ def test_every_command_of_the_readme_is_understood(words, tmp_path, monkeypatch,
     elif module == "grlo_lite.plan":
         assert plan.main(arguments) in (0, plan.DOES_NOT_FIT)
     elif module == "grlo_lite.evaluate":
-        with pytest.raises(recipe.BadInput, match="is neither a run directory"):
+        with pytest.raises(BadInput, match="is neither a run directory"):
             evaluate.main(arguments)
     elif "--resume" in arguments:
-        with pytest.raises(recipe.BadInput, match="no unfinished run"):
+        with pytest.raises(BadInput, match="no unfinished run"):
             main(arguments)
     else:
         assert module == "grlo_lite.train"

@@ -69,7 +69,7 @@ def test_an_interrupted_run_saves_exits_130_and_says_how_to_go_on(train, uninter
     assert f"python -m grlo_lite.train --run-dir {path} --resume" in printed
     steps = len(rundir.read_lines(path / "metrics.jsonl"))
     assert steps < 6
-    assert RunDir(path).complete_checkpoints()[-1].name == f"step-{steps}"
+    assert RunDir(path).checkpoint_folders()[-1].name == f"step-{steps}"
     train("--resume", "--run-dir", path)
     assert adapter_hash(path) == adapter_hash(uninterrupted)
     assert json.loads((path / "summary.json").read_text())["recipe"] == "microcosm"

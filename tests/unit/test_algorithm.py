@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from grlo_lite import algorithm, hardware, microcosm, parts, policy, recipe, rundir
+from grlo_lite.halving import Halvings
 from grlo_lite.journal import Journal
 from grlo_lite.recipe import Lora
 from grlo_lite.shaping import RewardFunction
@@ -80,15 +81,19 @@ def adapter_after(words, folder):
     made = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
     judges = [("microcosm", 1.0, parts.load_judge(values, values.reward.judges[0], CPU))]
     rewards = RewardFunction(judges, policy.stop_token_ids(made.tokenizer), values.reward, 8, 0)
-    run = rundir.create(folder)
-    journal = Journal(run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0), lambda step: {})
+    run = rundir.create(folder, "microcosm", "")
+    journal = Journal(
+        run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0), lambda step: {}, Halvings(run), "reward_mean"
+    )
     rows, *_ = parts.prompt_rows(values)
     torch.manual_seed(0)
     widths = []
     watched = made.model.register_forward_pre_hook(
         lambda _, __, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
     )
-    algorithm.trainer(values, run.partial, made, rewards, rows, [journal], CPU).train()
+    algorithm.trainer(
+        values, run.partial, made, rewards, rows, [journal], CPU, algorithm.micro_batch(values, CPU)
+    ).train()
     watched.remove()
     return weights(made), widths
 

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from grlo_lite import judge
-from grlo_lite.recipe import BadInput
+from grlo_lite.errors import BadInput
 
 
 def test_the_higher_reward_wins_and_equal_ones_tie():

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from grlo_lite import hardware, memory, microcosm, plan, policy, recipe, reward, rundir, shapes, train
-from grlo_lite.recipe import BadInput, Lora
+from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite.recipe import Lora
 
 GPU_RECIPES = [name for name in recipe.shipped() if name != "microcosm"]
 PARAMETERS = {

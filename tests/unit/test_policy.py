@@ -4,7 +4,8 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoTokenizer
 
 from grlo_lite import microcosm, policy
-from grlo_lite.recipe import BadInput, Lora
+from grlo_lite.errors import BadInput
+from grlo_lite.recipe import Lora
 
 CPU = torch.device("cpu")
 

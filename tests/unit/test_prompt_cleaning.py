@@ -4,9 +4,9 @@ import unicodedata
 import pytest
 
 from grlo_lite import prompts
+from grlo_lite.errors import BadInput
 from grlo_lite.prompts import similarity
 from grlo_lite.prompts.cleaning import fitted
-from grlo_lite.recipe import BadInput
 
 
 def asked(text):

@@ -7,8 +7,9 @@ import string
 import pytest
 
 from grlo_lite import prompts
+from grlo_lite.errors import BadInput
 from grlo_lite.prompts.contamination import SUITE_SETS
-from grlo_lite.recipe import BadInput, DataSet, Part
+from grlo_lite.recipe import DataSet, Part
 
 REAL_SETS = ("gsm8k_test.jsonl", "math500.jsonl", "aime24.jsonl", "amc23.jsonl", "HumanEval.jsonl.gz",
              "arena_hard_v0.1_prompts.jsonl")  # fmt: skip

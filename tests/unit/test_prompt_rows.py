@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from grlo_lite import prompts
-from grlo_lite.recipe import BadInput, Part
+from grlo_lite.errors import BadInput
+from grlo_lite.recipe import Part
 
 
 def asked(text):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from grlo_lite import prompts
+from grlo_lite.errors import BadInput
 from grlo_lite.prompts import sources
-from grlo_lite.recipe import BadInput, Part
+from grlo_lite.recipe import Part
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "prompts"
 SAID = ["Why is the sky blue?", "Write a limerick about a teapot,\nin two lines.", "Qu’est-ce qu’un « hérisson » ? 🦔"]

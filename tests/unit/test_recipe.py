@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from grlo_lite import recipe
+from grlo_lite.errors import BadInput
 
 SHIPPED = sorted(recipe.shipped())
 
@@ -76,7 +77,7 @@ def test_a_recipe_is_frozen():
     ],
 )
 def test_a_mistake_is_named_with_its_mend(override, told):
-    with pytest.raises(recipe.BadInput) as refused:
+    with pytest.raises(BadInput) as refused:
         recipe.load("microcosm", [override])
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -88,7 +89,7 @@ def test_a_guard_keeps_the_limit_that_is_not_given():
 
 
 def test_rloo_refuses_a_loss_it_does_not_have():
-    with pytest.raises(recipe.BadInput, match=r"algorithm\.loss=dapo has no meaning with algorithm.name=rloo"):
+    with pytest.raises(BadInput, match=r"algorithm\.loss=dapo has no meaning with algorithm.name=rloo"):
         recipe.load("microcosm", ["algorithm.name=rloo", "algorithm.loss=dapo"])
 
 
@@ -107,7 +108,7 @@ def test_sources_come_alone_or_as_a_list_and_survive_being_written_out(tmp_path)
     alone = recipe.load("microcosm", ["prompts.split=test", "prompts.decontaminate=false"]).prompts
     assert [(part.source, part.split) for part in alone.parts()] == [("microcosm", "test")]
     assert not alone.decontaminate.enabled
-    with pytest.raises(recipe.BadInput, match=r"prompts.split=x beside a list of sources; write it into the list's"):
+    with pytest.raises(BadInput, match=r"prompts.split=x beside a list of sources; write it into the list's"):
         recipe.load("microcosm", [*words, "prompts.split=x"])
 
 
@@ -124,13 +125,13 @@ def test_sources_come_alone_or_as_a_list_and_survive_being_written_out(tmp_path)
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, told):
     path = tmp_path / "mine.yaml"
     path.write_text(content)
-    with pytest.raises(recipe.BadInput, match="mine") as refused:
+    with pytest.raises(BadInput, match="mine") as refused:
         recipe.load(str(path), [])
     assert told in str(refused.value)
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(recipe.BadInput, match="did you mean 'microcosm'"):
+    with pytest.raises(BadInput, match="did you mean 'microcosm'"):
         recipe.load("microcosmos", [])
 
 
@@ -150,5 +151,5 @@ def test_a_typo_answers_in_under_a_second_and_without_torch(tmp_path):
 
 def test_rows_at_once_is_refused_where_another_engine_decides():
     assert recipe.load("microcosm", ["rollout.rows_at_once=8"]).rollout.rows_at_once == 8
-    with pytest.raises(recipe.BadInput, match=r"rollout\.rows_at_once=8 has no meaning with rollout\.engine=generate"):
+    with pytest.raises(BadInput, match=r"rollout\.rows_at_once=8 has no meaning with rollout\.engine=generate"):
         recipe.load("microcosm", ["rollout.rows_at_once=8", "rollout.engine=generate"])

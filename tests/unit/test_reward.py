@@ -15,7 +15,7 @@ from transformers import (
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from grlo_lite import microcosm, parts, recipe, reward
-from grlo_lite.recipe import BadInput
+from grlo_lite.errors import BadInput
 
 SHAPE = {
     "vocab_size": 1000,

@@ -8,8 +8,9 @@ from scipy.stats import chisquare
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from grlo_lite import microcosm, policy, rollout
+from grlo_lite.errors import BadInput
 from grlo_lite.microcosm import world
-from grlo_lite.recipe import BadInput, Lora
+from grlo_lite.recipe import Lora
 
 CPU = torch.device("cpu")
 

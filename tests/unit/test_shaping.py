@@ -14,7 +14,7 @@ def shaped(raw, truncated=None, tokens=None, repeated=None, **changes):
     cut = np.zeros(len(raw), bool) if truncated is None else np.array(truncated)
     tokens = np.full(len(raw), 10) if tokens is None else np.array(tokens)
     repeated = np.zeros(len(raw)) if repeated is None else np.array(repeated)
-    return shaped_rewards(raw, cut, tokens, repeated, reward(**changes))
+    return shaped_rewards(raw, cut, tokens, repeated, reward(**changes), raw.min())
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,7 @@ def test_what_a_truncated_answer_earns(truncated, expected):
         np.array([1, 2, 3]),
         np.zeros(3),
         reward(truncated=truncated),
+        lowest=-1.0,
     )
     assert rewards.tolist() == expected
     assert parts["truncation"].tolist() == [0, expected[1] - 5, 0]
