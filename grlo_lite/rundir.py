@@ -280,6 +280,8 @@ def to_resume(path: Path | None) -> RunDir:
         raise BadInput(f"{path} is no run directory: it has no recipe.yaml")
     if run.finished:
         raise BadInput(f"the run {path} is finished; there is nothing to resume")
+    if not os.access(path, os.W_OK):
+        raise BadInput(f"the run directory {path} cannot be written; copy it to where it can, and resume it there")
     return run
 
 

@@ -318,7 +318,7 @@ def _begin(run: RunDir, facts: dict[str, Any]) -> Path | None:
 
     Raises BadInput where a resumed run's prompts or chat template are no longer those it began with.
     """
-    began_with = rundir.read_json(run.environment)
+    began_with = processes.agreed(rundir.read_json(run.environment) if processes.is_main() else None)
     if "versions" not in began_with:
         if processes.is_main():
             rundir.write_json(run.environment, facts)
