@@ -40,6 +40,8 @@ def trainer(
     else:
         config = RLOOConfig(**options, normalize_advantages=algorithm.scale_rewards == "batch")
         kind = RLOOTrainer
+    if device.type == "cpu":  # one of several CPU processes is told "cpu:0", onto which torch.load restores nothing
+        vars(config)["_setup_devices"] = device
     made = kind(
         model=policy.model,
         reward_funcs=rewards,

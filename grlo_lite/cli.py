@@ -21,11 +21,19 @@ def run_command(main: Callable[[], int]) -> int:
     """
     try:
         return main()
-    except (BadInput, DoesNotFit, DiskFull) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return {BadInput: BAD_INPUT, DoesNotFit: DOES_NOT_FIT, DiskFull: FAILED}[type(error)]
+    except BadInput as error:
+        return _said(error, BAD_INPUT)
+    except DoesNotFit as error:
+        return _said(error, DOES_NOT_FIT)
+    except DiskFull as error:
+        return _said(error, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _said(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
 
 
 def settle_libraries(offline: bool) -> None:

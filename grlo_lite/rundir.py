@@ -301,7 +301,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file through a temporary neighbour, so that no reader ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

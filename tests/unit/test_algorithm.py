@@ -109,7 +109,7 @@ def test_mixed_precision_follows_the_gpu(dtype, flags, tmp_path, monkeypatch):
     """fp16 before Ampere, with a loss scale of its own in Trainer; the adapter stays in fp32, which that needs."""
     monkeypatch.setattr(hardware, "float_dtype", lambda device: getattr(torch, dtype))
     values = recipe.load("microcosm", [])
-    options = algorithm._shared_options(values, tmp_path, SimpleNamespace(type="cuda"))
+    options = algorithm._shared_options(values, tmp_path, SimpleNamespace(type="cuda"), 4)
     assert (options["bf16"], options["fp16"]) == flags
     assert options["gradient_checkpointing"]
     assert not options["use_cpu"]
