@@ -153,7 +153,8 @@ class Comparison:
         """The states of both replies until both have ended; the last one holds them whole, and their scores.
 
         Setting `stop` ends both where they are; so does closing the iterator, which frees the model for the next one
-        within a token. Raises Refused where the request is too long, names no adapter, or too many are waiting.
+        within a token. What was stopped gets no score. Raises Refused, when the first state is asked for, where the
+        request is too long, names no adapter, or too many are waiting.
         """
         stop = stop or threading.Event()
         self._check(turns, question, adapter, settings)
@@ -202,6 +203,9 @@ class Comparison:
                 if ahead != before:
                     request.told.put(Progress(ahead))
                 before = ahead
+            if request.stop.is_set():  # not behind the lock, where it would wait for the one that is being answered
+                request.told.put(Progress(0, {arm: Reply(ended="stopped") for arm in request.arms}))
+                return
             with self._model_lock:
                 replies = self._generated(request)
                 note = ""
@@ -220,8 +224,6 @@ class Comparison:
         from transformers import StoppingCriteriaList
 
         settings, tokenizer = request.settings, self.tokenizer
-        if request.stop.is_set():
-            return {arm: Reply(ended="stopped") for arm in request.arms}
         batch = tokenizer(
             [self._text(request, arm) for arm in request.arms],
             return_tensors="pt",
@@ -264,6 +266,8 @@ class Comparison:
 
         from grlo_lite.reward import RewardError
 
+        if request.stop.is_set():
+            return replies, "no score: stopped"
         if self._load_judge is None:
             return replies, "no score: no reward model is known for this adapter"
         try:
@@ -404,11 +408,14 @@ def _require_mixable(adapter: Path) -> None:
         config = PeftConfig.from_pretrained(str(adapter))
     except (OSError, ValueError, TypeError) as error:
         raise BadInput(f"{adapter}/adapter_config.json cannot be read: {' '.join(str(error).split())[:200]}") from None
+    kind = getattr(config.peft_type, "value", config.peft_type)
     hindrances = {
-        f"it is {config.peft_type}": str(getattr(config.peft_type, "value", config.peft_type)) != "LORA",
+        f"it is {kind}": kind != "LORA",
         "it is DoRA": getattr(config, "use_dora", False),
         "it trained biases": getattr(config, "bias", "none") != "none",
         "it replaces whole modules": getattr(config, "modules_to_save", None),
+        "it repeats layers": getattr(config, "layer_replication", None),
+        "it adapts bare parameters": getattr(config, "target_parameters", None),
     }
     if why := next((said for said, found in hindrances.items() if found), None):
         raise BadInput(
