@@ -409,6 +409,7 @@ def _require_mixable(adapter: Path) -> None:
     except (OSError, ValueError, TypeError) as error:
         raise BadInput(f"{adapter}/adapter_config.json cannot be read: {' '.join(str(error).split())[:200]}") from None
     kind = getattr(config.peft_type, "value", config.peft_type)
+    start = str(getattr(config, "init_lora_weights", True))
     hindrances = {
         f"it is {kind}": kind != "LORA",
         "it is DoRA": getattr(config, "use_dora", False),
@@ -416,6 +417,8 @@ def _require_mixable(adapter: Path) -> None:
         "it replaces whole modules": getattr(config, "modules_to_save", None),
         "it repeats layers": getattr(config, "layer_replication", None),
         "it adapts bare parameters": getattr(config, "target_parameters", None),
+        # OLoRA and its like change the base's weights when they are loaded: the base arm would not be the base
+        f"it starts from {start}": start not in ("True", "False", "gaussian", "eva"),
     }
     if why := next((said for said, found in hindrances.items() if found), None):
         raise BadInput(

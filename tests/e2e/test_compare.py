@@ -239,6 +239,8 @@ def test_the_line_takes_no_more_than_it_should():
         (LoraConfig(r=2, target_modules=["q_proj"], bias="lora_only"), "it trained biases"),
         (LoraConfig(r=2, target_modules=["q_proj"], layer_replication=[(0, 3), (1, 4)]), "it repeats layers"),
         (LoraConfig(r=2, target_modules=[], target_parameters=["q_proj.weight"]), "it adapts bare parameters"),
+        (LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="olora"), "it starts from olora"),
+        (LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa"), "it starts from pissa"),
         (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "it is IA3"),
     ],
     ids=lambda value: value if isinstance(value, str) else "adapter",
