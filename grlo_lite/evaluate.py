@@ -8,46 +8,33 @@ import hashlib
 import json
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from grlo_lite import microcosm, rundir
-from grlo_lite import recipe as recipes
+from grlo_lite import subject as subjects
 from grlo_lite.answer_store import AnswerStore, key
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.generation import Answer, Sampling
 from grlo_lite.results import Outcome, answer_rows, evaluation, table
-from grlo_lite.rundir import RunDir
+from grlo_lite.subject import Subject
 from grlo_lite.tasks import instructions, sources
 from grlo_lite.tasks.question import Question, Task, Verdict
 
 ARMS = ("base", "tuned", "base_plain")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated: an adapter, the base model it belongs on, and the directory that the results go to."""
-
-    run: RunDir
-    adapter: Path
-    base: str
-    revision: str
-    quantization: str
-    trained_by: str | None  # the reward model, where a recipe says
-    template_sha256: str | None
-
-
 def main(argv: list[str] | None = None) -> int:
     """Evaluates, and returns the exit code. Raises BadInput where the user has to change something."""
     arguments = _parsed(argv)
-    subject = _subject(arguments.subject, arguments.base)
+    subject = subjects.find(arguments.subject, arguments.base)
     suite = arguments.suite or ("microcosm" if subject.base == str(microcosm.POLICY) else "quick")
     print(f"suite {suite} on {subject.adapter}", flush=True)
     settle_libraries(offline=Path(subject.base).exists() and (bool(arguments.data_dir) or suite == "microcosm"))
     asked, missing = _questions(suite, arguments)
-    policy = _policy(subject)
+    policy = subjects.load(subject)
     store = AnswerStore(subject.run.answer_store)
     try:
         asking = Asking(policy, subject, store, arguments.seed, arguments.tokens_per_batch)
@@ -108,32 +95,6 @@ def _arms_of(arm: str) -> tuple[str, ...]:
     return ("tuned",) if arm == "tuned" else ("base", "base_plain")
 
 
-def _subject(path: Path, base: str | None) -> Subject:
-    """A run directory, its adapter folder, or an adapter of any other origin.
-
-    Raises BadInput where there is none, or where its base model is not said.
-    """
-    run = RunDir(path if (path / "recipe.yaml").is_file() else path.parent)
-    if run.recipe.is_file() and path in (run.path, run.adapter):
-        if not (run.adapter / "adapter_config.json").is_file():
-            raise BadInput(f"the run {run.path} has no adapter yet; finish it with --run-dir {run.path} --resume")
-        recipe = recipes.load(str(run.recipe), [])
-        environment = json.loads(run.environment.read_text(encoding="utf-8"))
-        model = recipe.model
-        name = base or (str(microcosm.POLICY) if model.name == "microcosm" else model.name)
-        trained_by, template = recipe.reward.name, environment["template_sha256"]
-        return Subject(run, run.adapter, name, model.revision, model.quantization, trained_by, template)
-    if not (path / "adapter_config.json").is_file():
-        raise BadInput(f"{path} is neither a run directory (recipe.yaml) nor an adapter (adapter_config.json)")
-    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    name = base or config.get("base_model_name_or_path")
-    if name == "microcosm":
-        name = str(microcosm.POLICY)
-    if not name or (name.startswith("/") and not Path(name).exists()):
-        raise BadInput(f"{path}/adapter_config.json: its base model {name!r} is not here; name it by --base")
-    return Subject(RunDir(path), path, name, config.get("revision") or "main", "nf4", None, None)
-
-
 def _questions(suite: str, arguments: argparse.Namespace) -> tuple[list[tuple[Task, list[Question]]], list[str]]:
     """The suite's tasks with their questions, as the command line changes them, and what had to be left out and why.
 
@@ -176,29 +137,6 @@ def _adjusted(task: Task, arguments: argparse.Namespace) -> Task:
     return replace(task, max_tokens=max_tokens, samples=samples)
 
 
-def _policy(subject: Subject) -> Any:
-    """The loaded model. Raises BadInput where its chat template is not the one the run was trained with."""
-    import transformers
-
-    from grlo_lite import hardware
-    from grlo_lite import policy as policies
-
-    transformers.utils.logging.disable_progress_bar()
-    policy = policies.load_trained(
-        subject.base, subject.revision, subject.quantization, subject.adapter, hardware.device()
-    )
-    if subject.template_sha256 not in (None, _template_sha256(policy.tokenizer)):
-        raise BadInput(
-            f"{subject.adapter}: the chat template is no longer the one that the run was trained with; "
-            "another template measures another model, so restore the adapter's chat_template.jinja"
-        )
-    return policy
-
-
-def _template_sha256(tokenizer: Any) -> str:
-    return hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()
-
-
 def _model_facts(policy: Any, subject: Subject) -> dict[str, Any]:
     """What an answer depends on beside its question: model, adapter, template, precision."""
     from grlo_lite.policy import TEMPLATE_OPTIONS
@@ -207,7 +145,7 @@ def _model_facts(policy: Any, subject: Subject) -> dict[str, Any]:
         "base": "microcosm" if subject.base == str(microcosm.POLICY) else subject.base,
         "commit": getattr(policy.model.config, "_commit_hash", None) or _local_weights(Path(subject.base)),
         "adapter_sha256": rundir.file_sha256(subject.adapter / "adapter_model.safetensors"),
-        "template_sha256": _template_sha256(policy.tokenizer),
+        "template_sha256": subjects.template_sha256(policy.tokenizer),
         "template_options": TEMPLATE_OPTIONS,
         "dtype": f"{subject.quantization}, {policy.model.dtype}".replace("torch.", ""),
     }

@@ -36,6 +36,20 @@ def seeded(model: Any, seed: int) -> Iterator[None]:
         yield
 
 
+def generation_config(model: Any, tokenizer: Any, sampling: Sampling) -> Any:
+    """Transformers' settings for a `Sampling`, with the model's own stop tokens."""
+    from transformers import GenerationConfig
+
+    drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p} if sampling.temperature else {}
+    return GenerationConfig(
+        do_sample=bool(sampling.temperature),
+        max_new_tokens=sampling.max_tokens,
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **drawn,
+    )
+
+
 def answers(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) -> list[Answer]:
     """One answer a text, in order, from one left-padded batch; no special tokens are added to the texts.
 
@@ -43,17 +57,9 @@ def answers(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) ->
     finished answer ramble on for as long as the slowest row of the batch.
     """
     import torch
-    from transformers import GenerationConfig
 
     stop_ids = model.generation_config.eos_token_id
-    drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p} if sampling.temperature else {}
-    config = GenerationConfig(
-        do_sample=bool(sampling.temperature),
-        max_new_tokens=sampling.max_tokens,
-        eos_token_id=stop_ids,
-        pad_token_id=tokenizer.pad_token_id,
-        **drawn,
-    )
+    config = generation_config(model, tokenizer, sampling)
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     ids_BT = batch["input_ids"].to(model.device)
     stopping = {"stop_strings": list(sampling.stops), "tokenizer": tokenizer} if sampling.stops else {}
