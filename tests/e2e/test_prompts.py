@@ -62,7 +62,7 @@ def test_a_hub_that_never_answers_ends_the_command_within_10_seconds(tmp_path):
             "OMP_NUM_THREADS": "1",
         }
         began = time.monotonic()
-        command = [sys.executable, "-m", "grlo_lite.train", "prompts.source=nobody/nothing", "--dry-run"]
+        command = [sys.executable, "-m", "grlo_lite.train", "prompts.source=nobody/nothing"]
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr
         assert "prompts.source='nobody/nothing' needs the network" in done.stderr
