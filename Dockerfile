@@ -1,7 +1,7 @@
 # docker build -t grlo-lite .                                   for a GPU, with Unsloth
 # docker build -t grlo-lite --build-arg DEVICE=cpu .            without one, some gigabytes smaller
-# docker run --rm --gpus all -v "$PWD/runs:/work/runs" -v grlo-models:/models grlo-lite
-# docker run --rm --gpus all -v "$PWD/runs:/work/runs" grlo-lite python -m grlo_lite.evaluate runs/NAME
+# docker run --rm --gpus all -v "$PWD/runs:/grlo/runs" -v grlo-models:/models grlo-lite
+# docker run --rm --gpus all -v "$PWD/runs:/grlo/runs" grlo-lite python -m grlo_lite.evaluate runs/NAME
 ARG DEVICE=gpu
 
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04 AS gpu
@@ -28,9 +28,9 @@ COPY recipes recipes
 COPY grlo_lite grlo_lite
 RUN pip install --no-deps .
 
-# Runs go to /work/runs, downloaded models to /models: mount both to keep them
-RUN useradd --create-home --uid 10001 grlo && mkdir -p /work/runs /models && chown -R grlo /work /models
+# Runs go to /grlo/runs, downloaded models to /models: mount both to keep them
+RUN useradd --create-home --uid 10001 grlo && mkdir -p /grlo/runs /models && chown -R grlo /grlo /models
 ENV HF_HOME=/models
 USER grlo
-WORKDIR /work
+WORKDIR /grlo
 CMD ["python", "-m", "grlo_lite.train"]

@@ -12,13 +12,12 @@ from typing import Any
 
 from grlo_lite import hardware, memory, timing
 from grlo_lite import recipe as recipes
-from grlo_lite.cli import run_command
+from grlo_lite.cli import DOES_NOT_FIT, run_command
 from grlo_lite.errors import BadInput
 from grlo_lite.hardware import GIB, Card
 from grlo_lite.memory import Models, Sizes
 from grlo_lite.recipe import Recipe
 
-DOES_NOT_FIT = 3
 FEW_ROWS = 16  # with room for fewer, the rollout engine does without its dense copy
 
 

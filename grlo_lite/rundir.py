@@ -236,15 +236,13 @@ def full_disk_told(run: RunDir, next_checkpoint: int) -> Iterator[None]:
     """
     try:
         yield
-    except DiskFull:
-        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         free = shutil.disk_usage(run.path).free
         named = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if not named and free >= next_checkpoint:
             raise
         shutil.rmtree(run.partial, ignore_errors=True)
-        raise DiskFull(full_disk_message(run, f"{_in_mib(free)} are free")) from error
+        raise DiskFull(_full_disk_message(run, f"{_in_mib(free)} are free")) from error
 
 
 def require_space_for_checkpoint(run: RunDir, step: int, needed: int) -> None:
@@ -252,10 +250,10 @@ def require_space_for_checkpoint(run: RunDir, step: int, needed: int) -> None:
     free = shutil.disk_usage(run.path).free
     if free < needed:
         what = f"the checkpoint of step {step} takes {_in_mib(needed)} and {_in_mib(free)} are free"
-        raise DiskFull(full_disk_message(run, what))
+        raise DiskFull(_full_disk_message(run, what))
 
 
-def full_disk_message(run: RunDir, what: str) -> str:
+def _full_disk_message(run: RunDir, what: str) -> str:
     whole = run.checkpoint_folders()
     kept = f"{whole[-1].name} is kept" if whole else "no checkpoint was made yet"
     return (
