@@ -22,7 +22,7 @@ from grlo_lite import rundir
 from grlo_lite.errors import BadInput
 from grlo_lite.rundir import RunDir
 
-SHORT = ("budget.steps=6", "evaluation.suite=none", "evaluation.heldout_prompts=0", "budget.checkpoint_every=1")
+SHORT = ("budget.steps=10", "evaluation.suite=none", "evaluation.heldout_prompts=0", "budget.checkpoint_every=1")
 
 
 def main() -> int:
@@ -59,26 +59,25 @@ def killed_runs(folder: Path, runs: int) -> int:
     """How many of the killed runs ended as the uninterrupted one of the same kind, each step in metrics.jsonl once."""
     backends = ["transformers", "unsloth"] if find_spec("unsloth") else ["transformers"]
     kinds = [(f"algorithm.name={name}", f"backend={backend}") for backend in backends for name in ("grpo", "rloo")]
-    whole = {}
+    whole, took = {}, {}
     for kind in kinds:
+        began = time.monotonic()
         finished(path := folder / "-".join(kind), *SHORT, *kind)
-        whole[kind] = adapter_sha256(path)
+        whole[kind], took[kind] = adapter_sha256(path), time.monotonic() - began
     same, moments = 0, random.Random(0)
     for number in range(runs):
         kind, path, kills = kinds[number % len(kinds)], folder / f"killed-{number}", 0
-        for _ in range(3):
+        while kills < 3 and not RunDir(path).finished:
             process = trained(path, *(["--resume"] if path.exists() else [*SHORT, *kind]))
             try:
-                process.wait(moments.uniform(2, 16))
+                process.wait(took[kind] * moments.uniform(0.2, 0.9))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 kills += 1
-            if RunDir(path).finished:
-                break
         if not RunDir(path).finished:
             finished(path, *(["--resume"] if path.exists() else [*SHORT, *kind]))
-        once = [line["step"] for line in rundir.read_lines(path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+        once = [line["step"] for line in rundir.read_lines(path / "metrics.jsonl")] == list(range(1, 11))
         equal = adapter_sha256(path) == whole[kind]
         same += equal and once
         print(

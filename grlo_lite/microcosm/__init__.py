@@ -8,3 +8,4 @@ ASSETS = Path(__file__).parent / "assets"
 POLICY = ASSETS / "policy"
 REWARD = ASSETS / "reward"
 HELDOUT = ASSETS / "heldout"  # a judge that nothing is ever trained on
+DEMO = ASSETS / "demo"  # a finished run of the shipped recipe, without its checkpoints

@@ -1,4 +1,5 @@
-"""Makes the microcosm's assets: `python -m grlo_lite.microcosm.build [DIR]`, under ten minutes on two CPU cores.
+"""Makes the microcosm's assets: `python -m grlo_lite.microcosm.build [DIR]`, under ten minutes on two CPU cores; then
+its finished run with `--demo`, in a minute.
 
 The tokenizer and the base model come from the corpus that `world.py` describes. The reward model is that base model
 with a score head, made with TRL's `RewardTrainer` on preference pairs from chat alone. Everything is seeded: the same
@@ -7,7 +8,10 @@ accuracies that were measured.
 """
 
 import json
+import os
 import random
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.microcosm import ASSETS, world
+from grlo_lite.microcosm import ASSETS, DEMO, world
 
 SEED = 20260515
 VOCABULARY = 768
@@ -42,6 +46,9 @@ CHAT_TEMPLATE = (
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--demo"]:
+        demo()
+        return
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ASSETS
     began = time.monotonic()
     tokenizer = make_tokenizer()
@@ -53,6 +60,24 @@ def main() -> None:
     manifest = {"seed": SEED, **counts(), **measured(folder), "sha256": hashes(folder)}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     print(f"{folder / 'manifest.json'} after {time.monotonic() - began:.0f} s")
+
+
+def demo() -> None:
+    """Trains the shipped recipe on the package's own assets and keeps what the app shows of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "demo"
+        command = [sys.executable, "-m", "grlo_lite.train", "microcosm", "--run-dir", str(made)]
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        shutil.rmtree(made / "checkpoints")
+        (made / "adapter" / "README.md").unlink()  # it names a folder of the machine it was made on
+        shutil.rmtree(DEMO, ignore_errors=True)
+        shutil.copytree(made, DEMO)
+    _set(DEMO / "adapter" / "adapter_config.json", base_model_name_or_path="microcosm")
+    _set(ASSETS / "manifest.json", sha256=hashes(ASSETS))
+
+
+def _set(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values, indent=2) + "\n")
 
 
 # --- the base model --------------------------------------------------------------------------------------------------

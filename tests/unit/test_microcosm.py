@@ -14,7 +14,7 @@ def test_the_assets_are_the_manifests_and_small():
     assert build.hashes(microcosm.ASSETS) == MANIFEST["sha256"]
     files = [path for path in microcosm.ASSETS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 8 * 2**20
-    assert {path.suffix for path in files} == {".json", ".jinja", ".safetensors"}
+    assert {path.suffix for path in files} == {".json", ".jinja", ".jsonl", ".safetensors", ".yaml"}
 
 
 def test_the_base_is_between_and_a_careful_opening_near_the_top():
