@@ -12,7 +12,7 @@ FAILED = 1
 BAD_INPUT = 2
 DOES_NOT_FIT = 3
 INTERRUPTED = 130
-COMMANDS = ("train", "plan", "evaluate", "doctor")
+COMMANDS = ("train", "plan", "evaluate", "doctor", "app")
 
 
 def run_command(main: Callable[[], int]) -> int:

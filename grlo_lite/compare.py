@@ -3,6 +3,7 @@
 Knows of no page and no network: `app` shows it, and a script may use it as it is.
 """
 
+import math
 import queue
 import threading
 import time
@@ -47,6 +48,13 @@ class Settings:
     system: str = ""
     plain_base: bool = False
     score: bool = False
+
+    def check(self) -> None:
+        """Raises Refused where a number is outside its range; not a number is outside of all."""
+        ranges = {"max_tokens": (1, math.inf), "temperature": (0, 2), "top_p": (1e-6, 1), "seed": (0, 2**32 - 1)}
+        for name, (low, high) in ranges.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise Refused(f"{name} is {value}; it must be from {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)
@@ -183,11 +191,16 @@ class Comparison:
         *_, last = self.stream(turns, question, adapter, settings, arms=arms)
         return last.replies
 
+    def warm_up(self) -> None:
+        """Answers a word, so that the first question does not wait for what libraries do once."""
+        self.answers([], "Hi", next(iter(self.adapters)), Settings(max_tokens=2))
+
     def _check(self, turns: Sequence[Turn], question: str, adapter: str, settings: Settings) -> None:
         if adapter not in self.adapters:
             raise Refused(f"there is no adapter {adapter!r}; there is {', '.join(self.adapters)}")
         if not question.strip():
             raise Refused("the question is empty; type one")
+        settings.check()
         characters = len(question) + len(settings.system)
         if characters > self.most_characters:
             raise Refused(
@@ -197,6 +210,8 @@ class Comparison:
 
     def _serve(self, ticket: object, request: "_Request") -> None:
         """Waits for the model, answers, and leaves the line, whatever becomes of the reader."""
+        import torch
+
         try:
             before = None
             while (ahead := self.line.ahead(ticket, 0.1)) and not request.stop.is_set():
@@ -213,6 +228,9 @@ class Comparison:
                     request.told.put(Progress(0, replies, "" if self._judge else "loading the reward model"))
                     replies, note = self._scored(request, replies)
             request.told.put(Progress(0, replies, note))
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            request.told.put(Refused("the GPU has no room for that much; clear the conversation, or ask for less"))
         except Exception as error:  # noqa: BLE001 - it belongs to the reader's thread, where `stream` raises it
             request.told.put(error)
         finally:

@@ -1,0 +1,78 @@
+"""Takes the pages' and the API's questions to the model: one at a time from each page, no more often than allowed."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from grlo_lite.app.server import Rate
+from grlo_lite.compare import Comparison, Progress, Refused, Reply, Settings, Turn
+
+MOST_SESSIONS = 1000  # beyond it, the page that was quiet longest is forgotten
+
+
+@dataclass
+class Round:
+    """A blind question: which arm each side is, and the answers. It is voted on once."""
+
+    question: str
+    adapter: str
+    settings: Settings
+    arms: dict[str, str]  # by side, A or B
+    replies: dict[str, Reply] = field(default_factory=dict)  # by arm, once both have ended
+    vote: str | None = None
+
+
+@dataclass
+class Session:
+    """One open page. `stop` is there while it waits for an answer; setting it ends the answer where it is."""
+
+    turns: list[Turn] = field(default_factory=list)
+    seed: int = 0  # of the newest answers, which Regenerate goes on from
+    blind: Round | None = None
+    stop: threading.Event | None = None
+
+    def halt(self) -> None:
+        if stop := self.stop:
+            stop.set()
+
+
+class Desk:
+    """The comparison behind the page, and who is at the page."""
+
+    def __init__(self, comparison: Comparison, rate: Rate):
+        self.comparison, self.rate = comparison, rate
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def session(self, request: Any) -> Session:
+        """Of the page that a Gradio request comes from."""
+        name = str(request.session_hash)
+        with self._lock:
+            session = self._sessions.setdefault(name, Session())
+            self._sessions.move_to_end(name)
+            if len(self._sessions) > MOST_SESSIONS:
+                self._sessions.popitem(last=False)
+            return session
+
+    def closed(self, request: Any) -> None:
+        """Forgets a page that was closed, and frees the model of what it waited for."""
+        with self._lock:
+            session = self._sessions.pop(str(request.session_hash), None)
+        if session:
+            session.halt()
+
+    def answers(
+        self, session: Session, turns: list[Turn], question: str, adapter: str, settings: Settings, request: Any
+    ) -> Iterator[Progress]:
+        """What `Comparison.stream` gives. Raises Refused as it does, and where the page or its address asks too much."""
+        if session.stop is not None:
+            raise Refused("this page still waits for an answer; stop it first")
+        session.stop = stop = threading.Event()
+        try:
+            self.rate.take(request.client.host if request.client else "")
+            yield from self.comparison.stream(turns, question, adapter, settings, stop)
+        finally:
+            stop.set()
+            session.stop = None

@@ -1,0 +1,133 @@
+"""The tab about a run, from its directory alone: curves, what was said as it learnt, its evaluation, its cost."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from grlo_lite import hardware, plan, rundir
+from grlo_lite import recipe as recipes
+from grlo_lite.app.rendering import note, table
+from grlo_lite.charts import line_chart
+from grlo_lite.closing import numbers
+from grlo_lite.errors import BadInput
+from grlo_lite.rundir import RunDir
+
+CURVES: list[tuple[str, str, dict[str, str]]] = [
+    ("Reward", "trained on, and of a judge nothing is trained on", {"training": "reward_mean", "held out": "reward_heldout_mean"}),
+    ("Length", "tokens a completion", {"mean": "completion_tokens_mean"}),
+    ("Truncated", "share of completions cut at their length", {"share": "truncated_fraction"}),
+    ("Entropy", "nats a token", {"mean": "entropy"}),
+]  # fmt: skip
+
+
+def overview(path: Path) -> str:
+    """The run as HTML. What the directory lacks or holds damaged is said in its place."""
+    run = RunDir(path)
+    if not run.recipe.is_file():
+        return note(f"{path} is an adapter without its run; name the run directory to see how it was trained")
+    parts = (_facts, _curves, _evaluation, _plan)
+    shown = []
+    for part in parts:
+        try:
+            shown.append(part(run))
+        except BadInput as error:
+            shown.append(note(str(error), "refused"))
+    return "\n".join(shown)
+
+
+def sampled_steps(path: Path) -> list[int]:
+    """The steps of which there are samples, in order."""
+    return sorted({row["step"] for row in _lines(RunDir(path).samples)})
+
+
+def samples(path: Path, step: int) -> str:
+    """What was said at a step, as HTML."""
+    rows = [row for row in _lines(RunDir(path).samples) if row["step"] == step]
+    cards = []
+    for row in rows:
+        facts = [f"reward {row['reward']:+.2f}", f"{row['length']} tokens"] + ["truncated"] * bool(row["truncated"])
+        cards.append(
+            f'<article class="sample"><p class="asked">{escape(str(row["prompt"]))}</p>'
+            f'<p class="said">{escape(row["completion"])}</p><p class="facts">{escape(" · ".join(facts))}</p></article>'
+        )
+    return f'<div class="samples">{"".join(cards)}</div>' if cards else note("there are no samples of this step")
+
+
+def example_prompts(path: Path, most: int = 6) -> list[str]:
+    """Prompts of a run to begin with: short ones, each once, the newest first."""
+    prompts = [str(row["prompt"]) for row in reversed(_lines(RunDir(path).samples))]
+    return [prompt for prompt in dict.fromkeys(prompts) if len(prompt) <= 160][:most]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return rundir.read_lines(path) if path.is_file() else []
+
+
+def _facts(run: RunDir) -> str:
+    if not run.finished:
+        return note(f"the run is unfinished; go on with python -m grlo_lite.train --run-dir {run.path} --resume")
+    summary, environment = rundir.read_json(run.summary), rundir.read_json(run.environment)
+    recipe = recipes.load(str(run.recipe), [])
+    cards = {
+        "recipe": summary["recipe"],
+        "base": recipe.model.name,
+        "reward model": recipe.reward.name,
+        "steps": f"{summary['steps']:,} of {summary['rollouts'] // max(summary['steps'], 1):,} rollouts",
+        "reward": f"{summary['reward_first']:+.2f} → {summary['reward_last']:+.2f}",
+        "on": str(environment["device"]),
+        "stopped because of": str(summary["stopped_because"]),
+    }
+    return '<dl class="facts">' + "".join(_fact(name, value) for name, value in cards.items()) + "</dl>"
+
+
+def _fact(name: str, value: str) -> str:
+    return f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+
+
+def _curves(run: RunDir) -> str:
+    lines = _lines(run.metrics)
+    charts = []
+    for title, unit, keys in CURVES:
+        series = {name: [(line["step"], line[key]) for line in lines if key in line] for name, key in keys.items()}
+        charts.append(line_chart(title, unit, series))
+    return f'<div class="charts">{"".join(charts)}</div>' if any(charts) else note("no step has been written yet")
+
+
+def _evaluation(run: RunDir) -> str:
+    if not run.evaluation.is_file():
+        return note(f"not evaluated yet: python -m grlo_lite.evaluate {run.path}")
+    found = rundir.read_json(run.evaluation)
+    rows = [
+        [f"{task['task']} ({task['metric'].replace('_', ' ')})", f"{task['n']:,}", *numbers(task)]
+        for task in found["tasks"]
+    ]
+    if "average" in found:
+        rows.append(["average accuracy", "", *numbers(found["average"])])
+    head = ["task", "questions", "base", "tuned", "difference", "95 % interval"]
+    return f"<h3>Base against tuned, suite {escape(found['suite'])}</h3>" + table(head, rows)
+
+
+def _plan(run: RunDir) -> str:
+    """The plan for this machine's kind of card beside what the run took."""
+    lines = _lines(run.metrics)
+    if not run.finished or not lines:
+        return ""
+    summary = rundir.read_json(run.summary)
+    recipe = recipes.load(str(run.recipe), [])
+    peaks = [line["peak_vram_gib"] for line in lines if "peak_vram_gib" in line]
+    card = plan.seen_card() if peaks else hardware.cpu_card()
+    if card is None:
+        return note("the run was on a GPU and there is none here, so its plan is not shown")
+    planned = plan.plan(recipe, card)
+    rows = [
+        [f"seconds a step, {phase}", f"{planned.seconds[phase]:.2f}", f"{_mean(lines, f'{phase}_seconds'):.2f}"]
+        for phase in ("rollout", "reward", "update")
+    ]
+    rows.append(["hours, with the measurement", f"{planned.hours:.2f}", f"{summary['wall_seconds'] / 3600:.2f}"])
+    if peaks:
+        rows.append(["peak VRAM, GiB", f"{planned.peak_bytes / hardware.GIB:.2f}", f"{max(peaks):.2f}"])
+    return f"<h3>The plan for {escape(card.title)} and what it took</h3>" + table(["", "planned", "measured"], rows)
+
+
+def _mean(lines: list[dict[str, Any]], key: str) -> float:
+    return sum(line[key] for line in lines) / len(lines)
