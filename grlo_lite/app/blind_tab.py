@@ -27,7 +27,7 @@ class BlindTab:
         self.desk, self.votes, self.base = desk, votes, base
         self.random, self.one_vote = random.SystemRandom(), threading.Lock()
         captions, chats = parts.columns("blind", list(SIDES))
-        status = gr.HTML(elem_id="blind-status")
+        status = parts.html(elem_id="blind-status")
         with gr.Row(elem_classes="buttons votes"):
             verdicts = [
                 gr.Button(said, interactive=False, elem_id=f"vote-{key.replace(' ', '-')}")
@@ -46,7 +46,7 @@ class BlindTab:
         for key, button in zip(VERDICTS, verdicts, strict=True):
             button.click(self._voting(key), None, outputs, **parts.AT_ONCE)
 
-    def ask(self, question: str, adapter: str, *settings: Any, request: gr.Request) -> Iterator[list[Any]]:
+    def ask(self, request: gr.Request, question: str, adapter: str, *settings: Any) -> Iterator[list[Any]]:
         """Begins a new round; the one before comes back where the question is refused."""
         session = self.desk.session(request)
         before = session.blind

@@ -17,7 +17,7 @@ class CompareTab:
     def __init__(self, desk: Desk, adapter: gr.Dropdown, settings: list[Any], examples: list[str]):
         self.desk = desk
         captions, chats = parts.columns("compare", [NAMES[arm] for arm in ARMS])
-        status = gr.HTML(elem_id="compare-status")
+        status = parts.html(elem_id="compare-status")
         question = parts.question_box("compare")
         with gr.Row(elem_classes="buttons"):
             ask = gr.Button("Ask", variant="primary", elem_id="compare-ask")
@@ -31,14 +31,14 @@ class CompareTab:
         stop.click(self.stop, **parts.AT_ONCE)
         clear.click(self.clear, None, outputs, **parts.AT_ONCE)
 
-    def ask(self, question: str, adapter: str, *settings: Any, request: gr.Request) -> Iterator[list[Any]]:
+    def ask(self, request: gr.Request, question: str, adapter: str, *settings: Any) -> Iterator[list[Any]]:
         session = self.desk.session(request)
         try:
             yield from self._answered(session, question, adapter, parts.settings(*settings), request)
         except Refused as refused:
             yield self._shown(session, said=note(str(refused), "refused"))
 
-    def regenerate(self, adapter: str, *settings: Any, request: gr.Request) -> Iterator[list[Any]]:
+    def regenerate(self, request: gr.Request, adapter: str, *settings: Any) -> Iterator[list[Any]]:
         """The newest question once more, with the next seed; the answers that were there come back if that fails."""
         session = self.desk.session(request)
         if not session.turns or session.stop:

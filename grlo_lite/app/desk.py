@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import gradio as gr
+
 from grlo_lite.app.server import Rate
 from grlo_lite.compare import Comparison, Progress, Refused, Reply, Settings, Turn
 
@@ -46,7 +48,7 @@ class Desk:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()
 
-    def session(self, request: Any) -> Session:
+    def session(self, request: gr.Request) -> Session:
         """Of the page that a Gradio request comes from."""
         name = str(request.session_hash)
         with self._lock:
@@ -56,7 +58,7 @@ class Desk:
                 self._sessions.popitem(last=False)
             return session
 
-    def closed(self, request: Any) -> None:
+    def closed(self, request: gr.Request) -> None:
         """Forgets a page that was closed, and frees the model of what it waited for."""
         with self._lock:
             session = self._sessions.pop(str(request.session_hash), None)
@@ -64,7 +66,7 @@ class Desk:
             session.halt()
 
     def answers(
-        self, session: Session, turns: list[Turn], question: str, adapter: str, settings: Settings, request: Any
+        self, session: Session, turns: list[Turn], question: str, adapter: str, settings: Settings, request: gr.Request
     ) -> Iterator[Progress]:
         """What `Comparison.stream` gives. Raises Refused as it does, and where the page or its address asks too much."""
         if session.stop is not None:

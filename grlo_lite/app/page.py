@@ -26,7 +26,7 @@ def blocks(desk: Desk, runs: dict[str, Path], base: str, votes: Votes) -> gr.Blo
     prompts = run_view.example_prompts(runs[labels[0]])
     longest = min(LONGEST_ANSWER, desk.comparison.context // 2)
     with gr.Blocks(title="grlo_lite: base and tuned", analytics_enabled=False) as page:
-        gr.HTML(f"<header><h1>grlo_lite</h1><p>base and tuned <code>{escape(base)}</code>, side by side</p></header>")
+        parts.html(f"<header><h1>grlo_lite</h1><p>base and tuned <code>{escape(base)}</code>, side by side</p></header>")
         adapter = gr.Dropdown(labels, value=labels[0], label="Adapter", visible=len(labels) > 1, elem_id="adapter")
         settings = parts.settings_panel(longest, desk.comparison.can_score)
         with gr.Tab("Compare"):
@@ -34,7 +34,7 @@ def blocks(desk: Desk, runs: dict[str, Path], base: str, votes: Votes) -> gr.Blo
         with gr.Tab("Blind"):
             BlindTab(desk, votes, base, adapter, settings, prompts)
         with gr.Tab("Results") as results:
-            found = gr.HTML(elem_id="results")
+            found = parts.html(elem_id="results")
             results.select(lambda: results_of(votes), None, found, **parts.AT_ONCE)
         with gr.Tab("Run"):
             _run_tab(page, adapter, runs)
@@ -44,10 +44,10 @@ def blocks(desk: Desk, runs: dict[str, Path], base: str, votes: Votes) -> gr.Blo
 
 
 def _run_tab(page: gr.Blocks, adapter: gr.Dropdown, runs: dict[str, Path]) -> None:
-    overview = gr.HTML(elem_id="run-overview")
-    gr.HTML("<h3>What was said at a step</h3>")
+    overview = parts.html(elem_id="run-overview")
+    parts.html("<h3>What was said at a step</h3>")
     step = gr.Slider(1, 2, 1, step=1, label="Step", elem_id="run-step")
-    said = gr.HTML(elem_id="run-samples")
+    said = parts.html(elem_id="run-samples")
 
     def shown(label: str) -> list[Any]:
         steps = run_view.sampled_steps(runs[label])
@@ -118,4 +118,7 @@ def look() -> dict[str, Any]:
     """Theme and style, as `mount_gradio_app` takes them: the reader's own fonts, nothing from elsewhere."""
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"]
     theme = gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme.set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800")
+    theme.set(button_primary_text_color="white", button_primary_text_color_dark="white")
+    theme.set(button_primary_background_fill_dark="*primary_700")
     return {"theme": theme, "css_paths": [STYLE], "footer_links": []}

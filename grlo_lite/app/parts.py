@@ -15,18 +15,23 @@ STREAMED: dict[str, Any] = {
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
-def columns(tab: str, names: list[str]) -> tuple[list[gr.HTML], list[gr.Chatbot]]:
+def html(value: str = "", elem_id: str | None = None) -> gr.Markdown:
+    """HTML of the page's own making. Gradio's HTML component evaluates strings, which the page's policy forbids."""
+    return gr.Markdown(value, elem_id=elem_id, sanitize_html=False, latex_delimiters=[])
+
+
+def columns(tab: str, names: list[str]) -> tuple[list[gr.Markdown], list[gr.Chatbot]]:
     """Two answers side by side, one below the other where the screen is narrow, each under its caption."""
     captions, chats = [], []
     with gr.Row(elem_classes="answers"):
         for name in names:
             with gr.Column(min_width=300):
-                captions.append(gr.HTML(caption(name, None), elem_id=f"{tab}-caption-{name.lower()}"))
+                captions.append(html(caption(name, None), elem_id=f"{tab}-caption-{name.lower()}"))
                 chats.append(
                     gr.Chatbot(
                         elem_id=f"{tab}-{name.lower()}", elem_classes="answer", label=name, show_label=False,
                         height="var(--answer-height)", layout="panel", latex_delimiters=LATEX, buttons=["copy"],
-                        feedback_options=None, allow_tags=False, placeholder="…",
+                        feedback_options=None, allow_tags=False, placeholder=f"{name} answers here",
                     )  # fmt: skip
                 )
     return captions, chats

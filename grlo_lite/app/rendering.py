@@ -42,9 +42,9 @@ def _plain(text: str) -> str:
     return text.replace("<", "&lt;").replace("![", "[")
 
 
-def caption(name: str, reply: Reply | None, detail: str = "") -> str:
+def caption(name: str, reply: Reply | None) -> str:
     """The line above an answer: whose it is, how long it took, how it ended, its score."""
-    facts = [detail] if detail else []
+    facts = []
     if reply is not None and (reply.tokens or reply.ended):
         facts.append(f"{reply.tokens} tokens")
         if reply.tokens_per_second:
@@ -53,7 +53,7 @@ def caption(name: str, reply: Reply | None, detail: str = "") -> str:
             facts.append({"length": "cut at its length"}.get(reply.ended, reply.ended))
         if reply.score is not None:
             facts.append(f"score {reply.score:+.2f}")
-    said = " · ".join(f"<span>{escape(fact)}</span>" for fact in facts)
+    said = " ".join(f"<span>{escape(fact)}</span>" for fact in facts)
     return f'<p class="caption"><b>{escape(name)}</b> {said}</p>'
 
 

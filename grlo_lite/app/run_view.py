@@ -6,7 +6,7 @@ from typing import Any
 
 from grlo_lite import hardware, plan, rundir
 from grlo_lite import recipe as recipes
-from grlo_lite.app.rendering import note, table
+from grlo_lite.app.rendering import UNSEEN, note, table
 from grlo_lite.charts import line_chart
 from grlo_lite.closing import numbers
 from grlo_lite.errors import BadInput
@@ -47,8 +47,8 @@ def samples(path: Path, step: int) -> str:
     for row in rows:
         facts = [f"reward {row['reward']:+.2f}", f"{row['length']} tokens"] + ["truncated"] * bool(row["truncated"])
         cards.append(
-            f'<article class="sample"><p class="asked">{escape(str(row["prompt"]))}</p>'
-            f'<p class="said">{escape(row["completion"])}</p><p class="facts">{escape(" · ".join(facts))}</p></article>'
+            f'<article class="sample"><p class="asked">{_text(str(row["prompt"]))}</p>'
+            f'<p class="said">{_text(row["completion"])}</p><p class="facts">{escape(" · ".join(facts))}</p></article>'
         )
     return f'<div class="samples">{"".join(cards)}</div>' if cards else note("there are no samples of this step")
 
@@ -57,6 +57,11 @@ def example_prompts(path: Path, most: int = 6) -> list[str]:
     """Prompts of a run to begin with: short ones, each once, the newest first."""
     prompts = [str(row["prompt"]) for row in reversed(_lines(RunDir(path).samples))]
     return [prompt for prompt in dict.fromkeys(prompts) if len(prompt) <= 160][:most]
+
+
+def _text(text: str) -> str:
+    """Text with its line breaks, in a form that no Markdown is made of."""
+    return UNSEEN.sub("", escape(text)).replace("\n", "&#10;")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -72,7 +77,7 @@ def _facts(run: RunDir) -> str:
         "recipe": summary["recipe"],
         "base": recipe.model.name,
         "reward model": recipe.reward.name,
-        "steps": f"{summary['steps']:,} of {summary['rollouts'] // max(summary['steps'], 1):,} rollouts",
+        "steps": f"{summary['steps']:,}, {summary['rollouts']:,} rollouts",
         "reward": f"{summary['reward_first']:+.2f} → {summary['reward_last']:+.2f}",
         "on": str(environment["device"]),
         "stopped because of": str(summary["stopped_because"]),

@@ -21,12 +21,12 @@ MOST_BODY_BYTES = 4 * 2**20
 # All that the page and gradio_client ask for; what else Gradio serves (uploads, proxies, its editor) is not reachable
 ROUTES = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/votes\.jsonl|/(assets|static|svelte)/.+|"
-    r"/gradio_api/(info/?|startup-events|queue/(join|data)|call/[a-z_]+(/[0-9a-f]+)?|cancel|reset/?|heartbeat/[^/]+)"
+    r"/gradio_api/(info/?|startup-events|queue/(join|data)|call/[a-z_]+(/[0-9a-f]+)?|cancel|run/predict|reset/?|heartbeat/[^/]+)"
 )
 INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 POLICY = (
     "default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'none'; "
     "frame-src 'none'; frame-ancestors {frames}"
 )
 HEADERS = (
