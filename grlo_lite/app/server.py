@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import ipaddress
+import logging
 import re
 import socket
 import threading
@@ -80,10 +81,17 @@ def mounted(blocks: Any, look: dict[str, Any], votes: Path) -> Any:
 
 def serve(app: Any, listener: socket.socket) -> None:
     """Serves until interrupted; open pages do not hold the end up."""
+    uvicorn_server(app).run(sockets=[listener])
+
+
+def uvicorn_server(app: Any) -> Any:
+    """A server of the app, which says nothing of the connections that its end breaks off."""
     import uvicorn
 
     config = uvicorn.Config(app, log_level="warning", ws="none", server_header=False, timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
+    return server
 
 
 class Rate:
