@@ -1,6 +1,6 @@
 """Line charts as SVG text, without a library: they take their colours from the page's CSS, so they follow its theme."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import ceil, floor, isfinite, log10
 
@@ -8,7 +8,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 190, 46, 22, 8
 Points = Sequence[tuple[float, float]]
 
 
-def line_chart(title: str, unit: str, series: dict[str, Points]) -> str:
+def line_chart(title: str, unit: str, series: Mapping[str, Points]) -> str:
     """One or several series over training steps, each as (step, value), with a legend where there are several.
 
     Points that are not finite are left out. Empty where no point is left.

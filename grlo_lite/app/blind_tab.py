@@ -52,7 +52,7 @@ class BlindTab:
         before = session.blind
         try:
             wanted = parts.settings(*settings)
-            sides = dict(zip(SIDES, self.random.sample(ARMS, 2), strict=True))
+            sides: dict[str, str] = dict(zip(SIDES, self.random.sample(ARMS, 2), strict=True))
             asked, state = Round(question, adapter, wanted, sides), None
             for state in self.desk.answers(session, [], question, adapter, wanted, request):
                 if state is not None and session.blind is before:

@@ -11,6 +11,7 @@ from grlo_lite.app.desk import Desk, Session
 from grlo_lite.app.rendering import NAMES, caption, note
 from grlo_lite.compare import ARMS, Progress, Refused, Settings, Turn
 
+
 class CompareTab:
     """Builds the tab where Gradio's blocks are being built, and answers what is pressed on it."""
 

@@ -4,7 +4,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import gradio as gr
 
@@ -68,7 +67,7 @@ class Desk:
     def answers(
         self, session: Session, turns: list[Turn], question: str, adapter: str, settings: Settings, request: gr.Request
     ) -> Iterator[Progress]:
-        """What `Comparison.stream` gives. Raises Refused as it does, and where the page or its address asks too much."""
+        """What `Comparison.stream` gives. Raises Refused as it does, and where a page or an address asks too much."""
         if session.stop is not None:
             raise Refused("this page still waits for an answer; stop it first")
         session.stop = stop = threading.Event()

@@ -26,7 +26,9 @@ def blocks(desk: Desk, runs: dict[str, Path], base: str, votes: Votes) -> gr.Blo
     prompts = run_view.example_prompts(runs[labels[0]])
     longest = min(LONGEST_ANSWER, desk.comparison.context // 2)
     with gr.Blocks(title="grlo_lite: base and tuned", analytics_enabled=False) as page:
-        parts.html(f"<header><h1>grlo_lite</h1><p>base and tuned <code>{escape(base)}</code>, side by side</p></header>")
+        parts.html(
+            f"<header><h1>grlo_lite</h1><p>base and tuned <code>{escape(base)}</code>, side by side</p></header>"
+        )
         adapter = gr.Dropdown(labels, value=labels[0], label="Adapter", visible=len(labels) > 1, elem_id="adapter")
         settings = parts.settings_panel(longest, desk.comparison.can_score)
         with gr.Tab("Compare"):
@@ -72,7 +74,16 @@ def results_of(votes: Votes) -> str:
         shown = f"{rate.rate:.3f} [{rate.ci_low:.3f}, {rate.ci_high:.3f}]" if rate else "–"
         counts = [str(tally.winners[winner]) for winner in ("tuned", "base", "tie", "both bad")]
         rows.append([tally.adapter, tally.sha256[:12], str(tally.winners.total()), *counts, shown])
-    head = ["adapter", "weights", "votes", "tuned better", "base better", "tie", "both bad", "tuned wins, 95 % interval"]
+    head = [
+        "adapter",
+        "weights",
+        "votes",
+        "tuned better",
+        "base better",
+        "tie",
+        "both bad",
+        "tuned wins, 95 % interval",
+    ]
     explained = note("A tie and “both are bad” count as half a win; the interval is Student's t over the votes.")
     return f'{said}{table(head, rows)}{explained}<p><a href="votes.jsonl" download>All votes as JSONL</a></p>'
 
@@ -81,6 +92,7 @@ def endpoint(desk: Desk) -> Any:
     """The function behind /compare, which gradio_client calls."""
 
     def compare(
+        request: gr.Request,
         question: str,
         adapter: str = "",
         turns: list[dict[str, str]] | None = None,
@@ -91,7 +103,6 @@ def endpoint(desk: Desk) -> Any:
         system: str = "",
         plain_base: bool = False,
         score: bool = False,
-        request: gr.Request | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Base and tuned answers to one question as they grow; the last state holds them whole.
 

@@ -27,14 +27,14 @@ def columns(tab: str, names: list[str]) -> tuple[list[gr.Markdown], list[gr.Chat
         for name in names:
             with gr.Column(min_width=300):
                 captions.append(html(caption(name, None), elem_id=f"{tab}-caption-{name.lower()}"))
-                chats.append(
-                    gr.Chatbot(
-                        elem_id=f"{tab}-{name.lower()}", elem_classes="answer", label=name, show_label=False,
-                        height="var(--answer-height)", layout="panel", latex_delimiters=LATEX, buttons=["copy"],
-                        feedback_options=None, allow_tags=False, placeholder=f"{name} answers here",
-                    )  # fmt: skip
-                )
+                chats.append(_chat(f"{tab}-{name.lower()}", name))
     return captions, chats
+
+
+def _chat(elem_id: str, name: str) -> gr.Chatbot:
+    look = {"layout": "panel", "show_label": False, "buttons": ["copy"], "feedback_options": None}
+    text = {"latex_delimiters": LATEX, "allow_tags": False, "placeholder": f"{name} answers here"}
+    return gr.Chatbot(elem_id=elem_id, elem_classes="answer", label=name, height="var(--answer-height)", **look, **text)
 
 
 def question_box(tab: str) -> gr.Textbox:
@@ -79,9 +79,7 @@ def settings(
     assert temperature is not None
     assert top_p is not None
     assert seed is not None
-    return Settings(
-        int(tokens), float(temperature), float(top_p), int(seed), system or "", bool(plain), bool(score)
-    )
+    return Settings(int(tokens), float(temperature), float(top_p), int(seed), system or "", bool(plain), bool(score))
 
 
 def conversation(turns: list[Turn], arm: str, asked: str | None, reply: Reply | None) -> list[dict[str, str]]:

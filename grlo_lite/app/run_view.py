@@ -13,7 +13,7 @@ from grlo_lite.errors import BadInput
 from grlo_lite.rundir import RunDir
 
 CURVES: list[tuple[str, str, dict[str, str]]] = [
-    ("Reward", "trained on, and of a judge nothing is trained on", {"training": "reward_mean", "held out": "reward_heldout_mean"}),
+    ("Reward", "mean over a step", {"trained on": "reward_mean", "held out": "reward_heldout_mean"}),
     ("Length", "tokens a completion", {"mean": "completion_tokens_mean"}),
     ("Truncated", "share of completions cut at their length", {"share": "truncated_fraction"}),
     ("Entropy", "nats a token", {"mean": "entropy"}),

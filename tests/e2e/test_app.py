@@ -23,13 +23,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-
-pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
-
 import torch
 from gradio_client import Client
 from peft import PeftModel
+from playwright.sync_api import sync_playwright
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from grlo_lite import microcosm, policy
@@ -52,7 +49,7 @@ SIZES = {"desktop": (1280, 900, "light"), "phone": (390, 844, "dark")}
 def chromium():
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     found = next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         if found is None and not Path(started.chromium.executable_path).exists():
             pytest.skip("there is no Chromium here; install one, or run: playwright install chromium")
         browser = started.chromium.launch(executable_path=found, args=QUIET.split())
@@ -251,8 +248,10 @@ HOSTILE = [
     "![a](http://evil.example/a.png) <img src='http://evil.example/b.png'>",
     "[click](javascript:document.title='hacked') <a href=\"javascript:document.title='hacked'\">x</a>",
     "<style>body{display:none}</style><div style='position:fixed;inset:0;z-index:9999;background:red'>x</div>",
-    "<form action='http://evil.example/'><input name=a></form><meta http-equiv=refresh content='0;url=http://evil.example/'>",
-    "```html\n<script>document.title='hacked'</script>\n```\n~~~js\n</code></pre><script>document.title='hacked'</script>",
+    "<form action='http://evil.example/'><input name=a></form>",
+    "<meta http-equiv=refresh content='0;url=http://evil.example/'>",
+    "```html\n<script>document.title='hacked'</script>\n```",
+    "~~~js\n</code></pre><script>document.title='hacked'</script>\n~~~",
     "`<img src=x onerror=document.title='hacked'>` ``</code><script>document.title='hacked'</script>",
     "$$\\href{javascript:document.title='hacked'}{x}\\includegraphics{http://evil.example/c.png}<img src=x>$$",
     "\\(\\htmlData{a=b}{x}<script>document.title='hacked'</script>\\) \\( \\frac{1}{ \\)",
@@ -274,8 +273,9 @@ def test_hostile_text_is_only_text(chromium, tmp_path):
             wait_until(shown, lambda tab=tab: shown.locator(f"#{tab}-question").is_visible())
         shown.wait_for_timeout(500)
         assert shown.title() == title
-        inside = ".answer .prose :is(script, iframe, object, form, input, style, meta, img[src^='http'], [onerror], [onload])"
-        assert shown.locator(inside).evaluate_all("found => found.map(one => one.outerHTML)") == []
+        acts = "script, iframe, object, form, input, style, meta, img[src^='http'], [onerror], [onload]"
+        inside = shown.locator(f".answer .prose :is({acts})")
+        assert inside.evaluate_all("found => found.map(one => one.outerHTML)") == []
         assert shown.locator('.answer a[href^="javascript"]').count() == 0
         assert "[U+202E]" in text_of(shown, "blind-a")
         shown.click("#vote-tie")  # still usable
@@ -328,7 +328,7 @@ def test_with_a_password_no_route_answers_without_it(chromium, tmp_path):
 
 
 class Bare:
-    """One arm by Transformers and PEFT alone: the base, or the base with the adapter merged into dequantized weights."""
+    """One arm by Transformers and PEFT alone: the dequantized base, or that with the adapter merged into it."""
 
     def __init__(self, adapter=None):
         nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
@@ -337,9 +337,9 @@ class Bare:
         self.model = (PeftModel.from_pretrained(base, adapter).merge_and_unload() if adapter else base).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(microcosm.POLICY)
         self.stops = policy.stop_token_ids(self.tokenizer)
+        self.answer = cache(self._answer)
 
-    @cache
-    def answer(self, text, max_tokens):
+    def _answer(self, text, max_tokens):
         ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=False)
         with torch.inference_mode():
             out = self.model.generate(
@@ -368,9 +368,7 @@ def test_of_a_hundred_requests_from_eight_clients_each_answer_is_its_own_arms(de
     clients = [Client(demo[0], verbose=False) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
         given = list(
-            threads.map(
-                lambda pair: clients[pair[0] % 8].predict(**pair[1], api_name="/compare"), enumerate(wanted)
-            )
+            threads.map(lambda pair: clients[pair[0] % 8].predict(**pair[1], api_name="/compare"), enumerate(wanted))
         )
     bare = {"base": Bare(), "tuned": Bare(microcosm.DEMO / "adapter")}
     differing = Counter()
@@ -378,9 +376,8 @@ def test_of_a_hundred_requests_from_eight_clients_each_answer_is_its_own_arms(de
         for arm in ARMS:
             messages = [{"role": "user", "content": request["question"]}]
             for turn in reversed(request["turns"]):
-                messages = [
-                    {"role": "user", "content": turn["question"]}, {"role": "assistant", "content": turn[arm]}, *messages
-                ]  # fmt: skip
+                said = {"role": "assistant", "content": turn[arm]}
+                messages = [{"role": "user", "content": turn["question"]}, said, *messages]
             plain = arm == "base" and request["plain_base"]
             text = "\n\n".join(m["content"] for m in messages) + "\n" if plain else bare[arm].templated(messages)
             differing[arm] += replies[arm]["text"] != bare[arm].answer(text, request["max_tokens"])
