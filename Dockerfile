@@ -2,6 +2,8 @@
 # docker build -t grlo-lite --build-arg DEVICE=cpu .            without one, some gigabytes smaller
 # docker run --rm --gpus all -v "$PWD/runs:/grlo/runs" -v grlo-models:/models grlo-lite
 # docker run --rm --gpus all -v "$PWD/runs:/grlo/runs" grlo-lite python -m grlo_lite.evaluate runs/NAME
+# docker run --rm --gpus all -v "$PWD/runs:/grlo/runs" -p 127.0.0.1:7860:7860 -e GRLO_LITE_AUTH=me:PASSWORD grlo-lite \
+#     grlo-lite app runs/NAME --host 0.0.0.0 --port 7860
 ARG DEVICE=gpu
 
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04 AS gpu
@@ -21,7 +23,7 @@ WORKDIR /opt/grlo_lite
 RUN if [ "$DEVICE" = cpu ]; then pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu; fi
 COPY pyproject.toml requirements.lock ./
 RUN mkdir grlo_lite && touch grlo_lite/__init__.py README.md LICENSE \
-    && if [ "$DEVICE" = cpu ]; then pip install -c requirements.lock .; else pip install -c requirements.lock '.[gpu]'; fi
+    && if [ "$DEVICE" = cpu ]; then pip install -c requirements.lock '.[app]'; else pip install -c requirements.lock '.[app,gpu]'; fi
 
 COPY README.md LICENSE *.py ./
 COPY recipes recipes

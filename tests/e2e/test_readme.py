@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grlo_lite import doctor, evaluate, plan, recipe
+from grlo_lite import app, doctor, evaluate, plan, recipe
 from grlo_lite.errors import BadInput
 from grlo_lite.train import main
 
@@ -16,7 +16,7 @@ COMMANDS = [
     shlex.split(line, comments=True)
     for language, block in BLOCKS
     for line in block.splitlines()
-    if language == "bash" and line.startswith("python -m grlo_lite")
+    if language == "bash" and line.startswith(("python -m grlo_lite", "python app.py"))
 ]
 
 
@@ -29,14 +29,14 @@ def test_the_two_commands_of_the_readme_are_there():
 def test_every_command_of_the_readme_is_understood(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.jsonl").write_text("".join(f'{{"prompt": "Tell me about number {i}."}}\n' for i in range(9)))
-    module, arguments = words[2], words[3:]
+    module, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
     if module == "grlo_lite.doctor":
         assert doctor.main([*arguments, "--prompts", "0"]) == 0
     elif module == "grlo_lite.plan":
         assert plan.main(arguments) in (0, plan.DOES_NOT_FIT)
-    elif module == "grlo_lite.evaluate":
+    elif module in ("grlo_lite.evaluate", "app.py"):
         with pytest.raises(BadInput, match="is neither a run directory"):
-            evaluate.main(arguments)
+            (app if module == "app.py" else evaluate).main(arguments)
     elif "--resume" in arguments:
         with pytest.raises(BadInput, match="no unfinished run"):
             main(arguments)

@@ -28,8 +28,8 @@ def test_the_torch_that_a_cpu_gets_is_the_locked_one():
     assert locked
     assert pinned
     assert pinned[1] == locked[1]
-    assert "-c requirements.lock '.[gpu]'" in TEXT
-    assert "-c requirements.lock .;" in TEXT
+    assert "-c requirements.lock '.[app,gpu]'" in TEXT
+    assert "-c requirements.lock '.[app]';" in TEXT
 
 
 def test_it_ends_as_a_user_without_rights_with_the_training_command():
