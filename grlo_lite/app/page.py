@@ -112,7 +112,7 @@ def endpoint(desk: Desk) -> Any:
         try:
             earlier = [Turn(t["question"], {"base": t["base"], "tuned": t["tuned"]}) for t in turns or []]
         except (KeyError, TypeError):
-            raise gr.Error("turns are objects with question, base and tuned") from None
+            raise _refusal("turns are objects with question, base and tuned") from None
         try:
             settings = Settings(max_tokens, temperature, top_p, seed, system, plain_base, score)
             adapter = adapter or next(iter(desk.comparison.adapters))
@@ -120,9 +120,13 @@ def endpoint(desk: Desk) -> Any:
                 replies = {arm: asdict(reply) for arm, reply in state.replies.items()}
                 yield {"ahead": state.ahead, "note": state.note, **replies}
         except Refused as refused:
-            raise gr.Error(str(refused)) from None
+            raise _refusal(str(refused)) from None
 
     return compare
+
+
+def _refusal(text: str) -> gr.Error:
+    return gr.Error(text, print_exception=False)
 
 
 def look() -> dict[str, Any]:

@@ -84,7 +84,7 @@ def visit(chromium, url, size="desktop", **more):
     width, height, scheme = SIZES[size]
     context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **more)
     shown, troubles, hosts = context.new_page(), [], set()
-    shown.on("console", lambda said: troubles.append(said.text) if said.type in ("error", "warning") else None)
+    shown.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
     shown.on("pageerror", lambda error: troubles.append(str(error)))
     shown.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
     shown.goto(url)
