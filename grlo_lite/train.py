@@ -326,6 +326,10 @@ def _begin(run: RunDir, facts: dict[str, Any]) -> Path | None:
     for key, mend in {"prompts_sha256": "prompts.source", "template_sha256": "model.name"}.items():
         if began_with[key] != facts[key]:
             raise BadInput(f"the run {run.path} began with another {key}; what {mend} names has changed since")
+    changed = [key for key in ("versions", "device", "driver", "threads") if began_with[key] != facts[key]]
+    if changed:
+        said = "; ".join(f"{key} {began_with[key]}, now {facts[key]}" for key in changed)
+        print(f"the run goes on, but not bit for bit as it would have: {said}", flush=True)
     checkpoint = run.checkpoint_to_resume(processes.count()) if processes.is_main() else None
     checkpoint = processes.agreed(checkpoint)
     print(f"going on from {checkpoint.name}" if checkpoint else "no checkpoint was made yet: from the first step")

@@ -3,8 +3,9 @@ import os
 
 import pytest
 
-from grlo_lite import rundir
+from grlo_lite import rundir, train
 from grlo_lite.errors import BadInput
+from grlo_lite.rundir import RunDir
 
 
 def test_json_is_whole_or_absent_and_never_holds_nan(tmp_path):
@@ -149,3 +150,14 @@ def test_the_newest_unfinished_run_is_resumed(tmp_path, monkeypatch):
             rundir.write_json(run.summary, {})
         os.utime(run.path, (1000 - age, 1000 - age))
     assert rundir.to_resume(None).path.name == "middle"
+
+
+def test_another_machine_than_the_run_began_on_is_said(tmp_path, capsys):
+    facts = {"prompts_sha256": "a", "template_sha256": "b", "versions": {"torch": "2"}, "device": "cpu"}
+    facts |= {"driver": None, "threads": 1}
+    run = RunDir(tmp_path)
+    rundir.write_json(run.environment, facts)
+    train._begin(run, facts)
+    assert "bit for bit" not in capsys.readouterr().out
+    train._begin(run, facts | {"threads": 2})
+    assert "not bit for bit as it would have: threads 1, now 2\n" in capsys.readouterr().out
