@@ -259,6 +259,7 @@ HOSTILE = [
     "\u202egnp.exe\u2066 \u0000\u0007\ufeff" + "مرحبا " * 3,
     "&lt;script&gt;document.title='hacked'&lt;/script&gt; &#60;img src=x onerror=document.title='hacked'&#62;",
     '"><script>document.title="hacked"</script>{{7*7}}${document.title="hacked"}',
+    "**bold**, `a < b`, \\(x^2 < y\\), and $5 or $6",
 ]
 
 
@@ -278,6 +279,10 @@ def test_hostile_text_is_only_text(chromium, tmp_path):
         assert inside.evaluate_all("found => found.map(one => one.outerHTML)") == []
         assert shown.locator('.answer a[href^="javascript"]').count() == 0
         assert "[U+202E]" in text_of(shown, "blind-a")
+        for rendered in ("strong:text('bold')", "code:text('a < b')", ".katex:has-text('x')", "pre code"):
+            assert shown.locator(f"#blind-a .prose {rendered}").count() >= 1, rendered
+        assert "$5 or $6" in text_of(shown, "blind-a")
+        screenshot(shown, "hostile")
         shown.click("#vote-tie")  # still usable
         wait_until(shown, lambda: "saved" in shown.inner_text("#blind-status"))
         open_tab(shown, "Results")
@@ -404,11 +409,15 @@ def test_the_endpoint_streams_and_says_what_it_refuses(demo):
             client.predict(**wrong, api_name="/compare")
 
 
-def test_a_closed_tab_frees_the_model(demo, chromium):
-    with visit(chromium, demo[0]) as shown:
-        shown.get_by_text("Settings").first.click()
+def test_who_waits_sees_for_how_many_and_a_closed_tab_frees_the_model(demo, chromium):
+    with visit(chromium, demo[0]) as shown, visit(chromium, demo[0]) as waiting:
         ask(shown, "compare", "Compare the pencil and the mirror.")
         wait_until(shown, lambda: text_of(shown, "compare-base"))
+        ask(waiting, "compare", "Tell me about the knife.")
+        wait_until(waiting, lambda: waiting.inner_text("#compare-status") == "1 before you")
+        waiting.click("#compare-stop")  # without waiting for the other
+        ended(waiting, "compare")
+        assert not shown.is_enabled("#compare-ask")
     began = time.monotonic()
     first = next(iter(Client(demo[0], verbose=False).submit("Hi", max_tokens=4, api_name="/compare")))
     assert first["ahead"] == 0
