@@ -81,12 +81,12 @@ class RunDir:
         }
         write_json(written / MANIFEST, {**manifest, "manifest_sha256": _content_sha256(manifest)})
         with ThreadPoolExecutor(8) as pool:  # together, for a disk takes eight about as fast as one
-            list(pool.map(_flush, [*files, *(self.path / name for name in lengths)]))
+            list(pool.map(flush, [*files, *(self.path / name for name in lengths)]))
         final = self.checkpoints / f"step-{step}"
         if final.exists():
             shutil.rmtree(final)
         written.rename(final)
-        _flush(self.checkpoints)
+        flush(self.checkpoints)
         for old in self._superseded(kept):
             shutil.rmtree(old)
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -347,7 +347,8 @@ def _content_sha256(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """What was written to a file, or which names a folder has, is on the disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

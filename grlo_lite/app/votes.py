@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from grlo_lite.rundir import flush
 from grlo_lite.stats import Rate, raw_win_rate
 
 VERDICTS = {"A": "A is better", "B": "B is better", "tie": "Tie", "both bad": "Both are bad"}
@@ -41,7 +42,7 @@ class Votes:
             finally:
                 os.close(file)
             if new:
-                _flush(self.path.parent)
+                flush(self.path.parent)
 
     def read(self) -> tuple[list[dict[str, Any]], int]:
         """The votes in the order they came, and how many lines are none."""
@@ -77,11 +78,3 @@ def tallies(votes: Iterable[dict[str, Any]]) -> list[Tally]:
         rate = raw_win_rate(np.array([WORTH[vote["winner"]] for vote in own])) if len(own) > 1 else None
         found.append(Tally(str(own[-1].get("adapter", sha256[:12])), sha256, Counter(v["winner"] for v in own), rate))
     return sorted(found, key=lambda tally: -tally.winners.total())
-
-
-def _flush(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
