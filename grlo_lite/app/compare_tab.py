@@ -9,7 +9,7 @@ import gradio as gr
 from grlo_lite.app import parts
 from grlo_lite.app.desk import Desk, Session
 from grlo_lite.app.rendering import NAMES, caption, note
-from grlo_lite.compare import ARMS, Progress, Refused, Settings, Turn
+from grlo_lite.compare import ARMS, Progress, Refused, Turn
 
 
 class CompareTab:
@@ -34,24 +34,15 @@ class CompareTab:
 
     def ask(self, request: gr.Request, question: str, adapter: str, *settings: Any) -> Iterator[list[Any]]:
         session = self.desk.session(request)
-        try:
-            yield from self._answered(session, question, adapter, parts.settings(*settings), request)
-        except Refused as refused:
-            yield self._shown(session, said=note(str(refused), "refused"))
+        yield from self._answered(session, session.turns, question, adapter, settings, request)
 
     def regenerate(self, request: gr.Request, adapter: str, *settings: Any) -> Iterator[list[Any]]:
-        """The newest question once more, with the next seed; the answers that were there come back if that fails."""
+        """The newest question once more, with the next seed; its answers stay until the new ones are whole."""
         session = self.desk.session(request)
-        if not session.turns or session.stop:
-            yield self._shown(session, said=note("there is nothing to answer again", "refused"))
-            return
-        turns, before = session.turns, session.turns.pop()
-        try:
-            wanted = replace(parts.settings(*settings), seed=(session.seed + 1) % 2**32)
-            yield from self._answered(session, before.question, adapter, wanted, request)
-        except Refused as refused:
-            turns.append(before)
-            yield self._shown(session, said=note(str(refused), "refused"))
+        if session.turns:
+            *earlier, last = session.turns
+            again = session.seed + 1
+            yield from self._answered(session, earlier, last.question, adapter, settings, request, again)
 
     def stop(self, request: gr.Request) -> None:
         self.desk.session(request).halt()
@@ -60,32 +51,49 @@ class CompareTab:
         session = self.desk.session(request)
         session.halt()
         session.turns = []
-        return self._shown(session)
+        return self._shown([])
 
     def _answered(
-        self, session: Session, question: str, adapter: str, settings: Settings, request: gr.Request
+        self,
+        session: Session,
+        earlier: list[Turn],
+        question: str,
+        adapter: str,
+        settings: tuple[Any, ...],
+        request: gr.Request,
+        seed: int | None = None,
     ) -> Iterator[list[Any]]:
-        turns, state = session.turns, None
-        for state in self.desk.answers(session, list(turns), question, adapter, settings, request):
-            if session.turns is turns:  # else it was cleared meanwhile
-                yield self._shown(session, question, state)
+        """The answers to a question after the `earlier` turns, which become the conversation when they are whole."""
+        turns, earlier, state = session.turns, list(earlier), None
+        try:
+            wanted = parts.settings(*settings)
+            wanted = wanted if seed is None else replace(wanted, seed=seed % 2**32)
+            for state in self.desk.answers(session, earlier, question, adapter, wanted, request):
+                if session.turns is turns:  # else it was cleared meanwhile
+                    yield self._shown(earlier, question, state)
+        except Refused as refused:
+            yield self._shown(session.turns, said=note(str(refused), "refused"))
+            return
         assert state is not None
-        turns.append(Turn(question, {arm: reply.text for arm, reply in state.replies.items()}))
-        session.seed = settings.seed
-        yield self._shown(session, None, state if session.turns is turns else None)
+        if not any(reply.tokens for reply in state.replies.values()):
+            yield self._shown(session.turns, said=note("neither said anything"))
+        elif session.turns is turns:
+            session.turns = [*earlier, Turn(question, {arm: reply.text for arm, reply in state.replies.items()})]
+            session.seed = wanted.seed
+            yield self._shown(session.turns, None, state)
 
     def _shown(
-        self, session: Session, asked: str | None = None, state: Progress | None = None, said: str = ""
+        self, turns: list[Turn], asked: str | None = None, state: Progress | None = None, said: str = ""
     ) -> list[Any]:
         """What each output shows: `asked` is the question that is being answered, None where none is."""
         busy, replies = asked is not None, state.replies if state else {}
         waiting = f"{state.ahead} before you" if state and state.ahead else ""
         return [
             *(caption(NAMES[arm], replies.get(arm)) for arm in ARMS),
-            *(parts.conversation(session.turns, arm, asked, replies.get(arm)) for arm in ARMS),
+            *(parts.conversation(turns, arm, asked, replies.get(arm)) for arm in ARMS),
             said or note(waiting or (state.note if state else "")),
             "" if state and not busy else gr.skip(),  # the question is taken out of its box once it is answered
             gr.Button(interactive=not busy),
             gr.Button(interactive=busy),
-            gr.Button(interactive=not busy and bool(session.turns)),
+            gr.Button(interactive=not busy and bool(turns)),
         ]
