@@ -7,7 +7,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from grlo_lite.subject import Subject
 Messages = list[dict[str, str]]
 
 ARMS = ("base", "tuned")
+CHARACTERS_A_TOKEN = 8  # a conversation with more of them for every token of the context is not even counted
 SHOWN_EVERY = 0.05  # seconds between two states of a stream; a reader sees no more, and decoding costs time
 
 
@@ -50,7 +51,13 @@ class Settings:
     score: bool = False
 
     def check(self) -> None:
-        """Raises Refused where a number is outside its range; not a number is outside of all."""
+        """Raises Refused where a value is of another kind or outside its range; not a number is outside of all."""
+        kinds = {"max_tokens": int, "temperature": (int, float), "top_p": (int, float), "seed": int, "system": str}
+        kinds |= {"plain_base": bool, "score": bool}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+                raise Refused(f"{name} is {value!r}, which is of another kind")
         ranges = {"max_tokens": (1, math.inf), "temperature": (0, 2), "top_p": (1e-6, 1), "seed": (0, 2**32 - 1)}
         for name, (low, high) in ranges.items():
             if not low <= (value := getattr(self, name)) <= high:
@@ -138,6 +145,8 @@ class Comparison:
         load_judge: Callable[[], Any] | None = None,
         most_characters: int = 16_000,
         longest_line: int = 32,
+        longest_answer: int = 4096,
+        scored: Collection[str] | None = None,
     ):
         self.model, self.tokenizer = policy.model.eval(), policy.tokenizer
         self.adapters = {adapter.label: adapter for adapter in adapters}
@@ -148,6 +157,10 @@ class Comparison:
         self._model_lock = threading.Lock()
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.context: int = limit or 1_000_000
+        self.longest_answer = min(longest_answer, max(self.context // 2, 1))
+        self.scored = frozenset(self.adapters if scored is None else scored)
+        self._serving: dict[threading.Thread, threading.Event] = {}
+        self._closed = False
 
     def stream(
         self,
@@ -165,11 +178,17 @@ class Comparison:
         request is too long, names no adapter, or too many are waiting.
         """
         stop = stop or threading.Event()
+        if self._closed:
+            raise Refused("the app is closing")
         self._check(turns, question, adapter, settings)
         ticket = self.line.join()
         told: queue.SimpleQueue[Progress | Exception | None] = queue.SimpleQueue()
-        request = _Request(list(turns), question, self.adapters[adapter].peft_name, settings, tuple(arms), stop, told)
-        threading.Thread(target=self._serve, args=(ticket, request), daemon=True).start()
+        request = _Request(
+            list(turns), question, adapter, self.adapters[adapter].peft_name, settings, tuple(arms), stop, told
+        )
+        thread = threading.Thread(target=self._serve, args=(ticket, request), daemon=True)
+        self._serving[thread] = stop
+        thread.start()
         try:
             while (state := told.get()) is not None:
                 while not told.empty() and not isinstance(state, Exception):  # a slow reader gets the newest state
@@ -196,17 +215,37 @@ class Comparison:
         self.answers([], "Hi", next(iter(self.adapters)), Settings(max_tokens=2))
 
     def _check(self, turns: Sequence[Turn], question: str, adapter: str, settings: Settings) -> None:
-        if adapter not in self.adapters:
+        texts = [question, *(text for turn in turns for text in (turn.question, *turn.answers.values()))]
+        if not isinstance(adapter, str) or adapter not in self.adapters:
             raise Refused(f"there is no adapter {adapter!r}; there is {', '.join(self.adapters)}")
+        settings.check()
+        for text in (*texts, settings.system):
+            if not isinstance(text, str) or not _is_unicode(text):
+                raise Refused("a question or an earlier turn is no text")
         if not question.strip():
             raise Refused("the question is empty; type one")
-        settings.check()
         characters = len(question) + len(settings.system)
         if characters > self.most_characters:
             raise Refused(
                 f"the question has {characters:,} characters with its system prompt; "
                 f"at most {self.most_characters:,} are taken, so shorten it"
             )
+        if sum(map(len, texts)) > self.most_characters + CHARACTERS_A_TOKEN * self.context:
+            raise Refused(f"the conversation is longer than the model's {self.context:,} tokens; clear it")
+        if settings.max_tokens > self.longest_answer:
+            raise Refused(f"max_tokens is {settings.max_tokens:,}; at most {self.longest_answer:,} are given")
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Stops every answer and refuses further ones; waits so long for the model to let go. A process that ends in
+        the middle of a forward aborts.
+        """
+        self._closed = True
+        serving = dict(self._serving)
+        for stop in serving.values():
+            stop.set()
+        deadline = time.monotonic() + seconds
+        for thread in serving:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _serve(self, ticket: object, request: "_Request") -> None:
         """Waits for the model, answers, and leaves the line, whatever becomes of the reader."""
@@ -235,6 +274,7 @@ class Comparison:
             request.told.put(error)
         finally:
             self.line.leave(ticket)
+            self._serving.pop(threading.current_thread(), None)
             request.told.put(None)
 
     def _generated(self, request: "_Request") -> dict[str, Reply]:
@@ -286,8 +326,8 @@ class Comparison:
 
         if request.stop.is_set():
             return replies, "no score: stopped"
-        if self._load_judge is None:
-            return replies, "no score: no reward model is known for this adapter"
+        if self._load_judge is None or request.label not in self.scored:
+            return replies, "no score: the reward model that is at hand is not the one of this adapter's run"
         try:
             self._judge = self._judge or self._load_judge()
             scores = self._judge.score(
@@ -311,6 +351,7 @@ class Comparison:
 class _Request:
     turns: list[Turn]
     question: str
+    label: str
     adapter: str
     settings: Settings
     arms: tuple[str, ...]
@@ -390,10 +431,15 @@ def load(subjects: list[Subject], load_judge: Callable[[], Any] | None = None, *
     is of a kind that cannot answer beside its base in one batch.
     """
     first = subjects[0]
+    folders = [s.adapter.resolve() for s in subjects]
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise BadInput(f"{twice} is named twice; name each adapter once")
     for other in subjects:
         _require_mixable(other.adapter)
         for what in ("base", "revision", "quantization", "template_sha256"):
-            if getattr(other, what) != getattr(first, what):
+            # an adapter without its run says neither a template nor, mostly, a revision
+            unsaid = other.trained_by is None and what in ("revision", "template_sha256")
+            if getattr(other, what) != getattr(first, what) and not unsaid:
                 raise BadInput(
                     f"{other.adapter} has another {what} than {first.adapter} ({getattr(other, what)}, not "
                     f"{getattr(first, what)}); give adapters of one base model, or one run"
@@ -410,7 +456,17 @@ def load(subjects: list[Subject], load_judge: Callable[[], Any] | None = None, *
         Adapter(label, name, rundir.file_sha256(s.adapter / "adapter_model.safetensors"))
         for label, name, s in zip(_labels([s.run.path for s in subjects]), names, subjects, strict=True)
     ]
-    return Comparison(policy, adapters, load_judge, **limits)
+    scored = [a.label for a, s in zip(adapters, subjects, strict=True) if s.trained_by == first.trained_by]
+    return Comparison(policy, adapters, load_judge, scored=scored, **limits)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether there is no half of a surrogate pair in it, which tokenizers refuse."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _labels(paths: list[Path]) -> list[str]:

@@ -126,12 +126,12 @@ class Rate:
 
 def raw_win_rate(wins_N: np.ndarray) -> Rate:
     """The mean of wins (1), ties (½) and losses (0), shape (N,), N ≥ 2; Student's t interval, kept within 0 and 1,
-    and what none in N leaves possible where all were won or all lost.
+    and what none in N leaves possible where all ended alike.
     """
     wins_N = np.asarray(wins_N, float)
     half = float(stats.t.ppf(0.975, len(wins_N) - 1) * wins_N.std(ddof=1) / np.sqrt(len(wins_N)))
     rate = float(wins_N.mean())
-    half = max(half, _unseen(len(wins_N)) if rate in (0, 1) else 0)
+    half = half or _unseen(len(wins_N))
     return Rate(rate, max(0.0, rate - half), min(1.0, rate + half))
 
 

@@ -1,12 +1,11 @@
 """What is asked: an adapter with the base model it belongs on, found from a run directory or an adapter's folder."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import microcosm
+from grlo_lite import microcosm, rundir
 from grlo_lite import recipe as recipes
 from grlo_lite.errors import BadInput
 from grlo_lite.rundir import RunDir
@@ -34,21 +33,39 @@ def find(path: Path, base: str | None) -> Subject:
     if run.recipe.is_file() and path in (run.path, run.adapter):
         if not (run.adapter / "adapter_config.json").is_file():
             raise BadInput(f"the run {run.path} has no adapter yet; finish it with --run-dir {run.path} --resume")
+        _require_weights(run.adapter)
         recipe = recipes.load(str(run.recipe), [])
-        environment = json.loads(run.environment.read_text(encoding="utf-8"))
+        environment = rundir.read_json(run.environment)
+        if "template_sha256" not in environment:
+            raise BadInput(f"{run.environment} says no template_sha256; restore it from a copy of the run")
         model = recipe.model
         name = base or (str(microcosm.POLICY) if model.name == "microcosm" else model.name)
         trained_by, template = recipe.reward.name, environment["template_sha256"]
         return Subject(run, run.adapter, name, model.revision, model.quantization, trained_by, template)
     if not (path / "adapter_config.json").is_file():
         raise BadInput(f"{path} is neither a run directory (recipe.yaml) nor an adapter (adapter_config.json)")
-    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    _require_weights(path)
+    config = rundir.read_json(path / "adapter_config.json")
     name = base or config.get("base_model_name_or_path")
     if name == "microcosm":
         name = str(microcosm.POLICY)
     if not name or (name.startswith("/") and not Path(name).exists()):
         raise BadInput(f"{path}/adapter_config.json: its base model {name!r} is not here; name it by --base")
     return Subject(RunDir(path), path, name, config.get("revision") or "main", "nf4", None, None)
+
+
+def _require_weights(adapter: Path) -> None:
+    """Raises BadInput where the adapter's weights are missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    file = adapter / "adapter_model.safetensors"
+    if not file.is_file():
+        raise BadInput(f"{adapter} has no {file.name}; save the adapter as safetensors, or restore it")
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{file} is damaged ({error}); restore it") from None
 
 
 def load(subject: Subject) -> Any:

@@ -35,13 +35,17 @@ def main(argv: list[str] | None = None) -> int:
     from grlo_lite.app import server
 
     listener = server.listening(arguments.host, arguments.port)
+    _require_writable(arguments.votes)
     comparison = compare.load(found, _judge_loader(found[0]))
     comparison.warm_up()
     app = _app(comparison, found, arguments, password)
     port = listener.getsockname()[1]
     shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     print(f"ready at http://{shown}:{port}/ – Ctrl-C ends it", flush=True)
-    server.serve(app, listener)
+    try:
+        server.serve(app, listener)
+    finally:
+        comparison.close()
     return 0
 
 
@@ -89,9 +93,19 @@ def _password(arguments: argparse.Namespace) -> str | None:
     return given or None
 
 
+def _require_writable(votes: Path) -> None:
+    from grlo_lite.app.votes import Votes
+
+    try:
+        Votes(votes).require_writable()
+    except OSError as error:
+        raise BadInput(f"--votes {votes} cannot be written: {error.strerror}; name another file") from None
+
+
 def _subjects(arguments: argparse.Namespace) -> list[Subject]:
     paths = arguments.subjects or ([microcosm.DEMO] if arguments.demo else [_newest_run() or microcosm.DEMO])
-    return [subjects.find(path, arguments.base) for path in paths]
+    found = [subjects.find(path, arguments.base) for path in paths]
+    return sorted(found, key=lambda subject: subject.trained_by is None)  # a run says what a bare adapter leaves open
 
 
 def _newest_run() -> Path | None:

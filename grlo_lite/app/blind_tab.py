@@ -4,7 +4,7 @@ import datetime
 import random
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import gradio as gr
@@ -49,21 +49,22 @@ class BlindTab:
     def ask(self, request: gr.Request, question: str, adapter: str, *settings: Any) -> Iterator[list[Any]]:
         """Begins a new round; the one before comes back where the question is refused."""
         session = self.desk.session(request)
-        before = session.blind
+        before, begun, state = session.blind, None, None
         try:
-            wanted = parts.settings(*settings)
-            sides: dict[str, str] = dict(zip(SIDES, self.random.sample(ARMS, 2), strict=True))
-            asked, state = Round(question, adapter, wanted, sides), None
+            # A seed of its own, or the same question would have the answers that Compare showed by name
+            wanted = replace(parts.settings(*settings), seed=self.random.randrange(2**32))
             for state in self.desk.answers(session, [], question, adapter, wanted, request):
-                if state is not None and session.blind is before:
-                    session.blind = asked
-                if session.blind is asked:  # else another round was begun meanwhile
+                if begun is None:
+                    sides: dict[str, str] = dict(zip(SIDES, self.random.sample(ARMS, 2), strict=True))
+                    begun = session.blind = Round(question, adapter, wanted, sides)
+                if session.blind is begun:  # else another round was begun meanwhile
                     yield self._shown(session, state)
-            assert state is not None
-            asked.replies = state.replies
+            if begun is not None and state is not None:
+                begun.replies = state.replies
             yield self._shown(session)
         except Refused as refused:
-            session.blind = before
+            if session.blind is begun:
+                session.blind = before
             yield self._shown(session, said=note(str(refused), "refused"))
 
     def stop(self, request: gr.Request) -> None:
@@ -79,13 +80,16 @@ class BlindTab:
         def vote(request: gr.Request) -> list[Any]:
             session = self.desk.session(request)
             with self.one_vote:
-                if (asked := session.blind) and _can_be_voted_on(asked):
-                    try:
-                        self.votes.append(self._record(asked, verdict))
-                        asked.vote = verdict
-                    except OSError as error:
-                        said = f"the vote could not be saved and does not count: {error.strerror or error}"
-                        return self._shown(session, said=note(said, "refused"))
+                asked = session.blind
+                if asked is None or not _can_be_voted_on(asked):
+                    said = "" if asked and asked.vote else "there is nothing to vote on any more; this did not count"
+                    return self._shown(session, said=note(said, "refused"))
+                try:
+                    self.votes.append(self._record(asked, verdict))
+                    asked.vote = verdict
+                except OSError as error:
+                    said = f"the vote could not be saved and does not count: {error.strerror or error}"
+                    return self._shown(session, said=note(said, "refused"))
             return self._shown(session)
 
         return vote
@@ -117,6 +121,8 @@ class BlindTab:
             said = said or note(f"{VERDICTS[voted]}: saved. {named}.")
         elif state and state.ahead:
             said = note(f"{state.ahead} before you")
+        elif asked and not busy and replies and not _can_be_voted_on(asked):
+            said = said or note("stopped, so there is no vote on it; ask again")
         question = asked.question if asked else None
         return [
             *(
@@ -133,4 +139,6 @@ class BlindTab:
 
 
 def _can_be_voted_on(asked: Round) -> bool:
-    return asked.vote is None and any(reply.tokens for reply in asked.replies.values())
+    """A round that has ended by itself, in which somebody spoke, and which was not voted on yet."""
+    replies = asked.replies.values()
+    return asked.vote is None and any(r.tokens for r in replies) and all(r.ended != "stopped" for r in replies)

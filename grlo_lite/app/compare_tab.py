@@ -81,6 +81,8 @@ class CompareTab:
             session.turns = [*earlier, Turn(question, {arm: reply.text for arm, reply in state.replies.items()})]
             session.seed = wanted.seed
             yield self._shown(session.turns, None, state)
+        else:  # Gradio shows the last of these states again when it has them all
+            yield self._shown(session.turns)
 
     def _shown(
         self, turns: list[Turn], asked: str | None = None, state: Progress | None = None, said: str = ""

@@ -1,7 +1,7 @@
 """Takes the pages' and the API's questions to the model: one at a time from each page, no more often than allowed."""
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,6 +11,7 @@ from grlo_lite.app.server import Rate
 from grlo_lite.compare import Comparison, Progress, Refused, Reply, Settings, Turn
 
 MOST_SESSIONS = 1000  # beyond it, the page that was quiet longest is forgotten
+MOST_AT_ONCE = 8  # questions of one address, the ones that wait included
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Desk:
     def __init__(self, comparison: Comparison, rate: Rate):
         self.comparison, self.rate = comparison, rate
         self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._asking: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def session(self, request: gr.Request) -> Session:
@@ -57,23 +59,26 @@ class Desk:
                 self._sessions.popitem(last=False)
             return session
 
-    def closed(self, request: gr.Request) -> None:
-        """Forgets a page that was closed, and frees the model of what it waited for."""
-        with self._lock:
-            session = self._sessions.pop(str(request.session_hash), None)
-        if session:
-            session.halt()
-
     def answers(
         self, session: Session, turns: list[Turn], question: str, adapter: str, settings: Settings, request: gr.Request
     ) -> Iterator[Progress]:
         """What `Comparison.stream` gives. Raises Refused as it does, and where a page or an address asks too much."""
-        if session.stop is not None:
-            raise Refused("this page still waits for an answer; stop it first")
-        session.stop = stop = threading.Event()
+        address = request.client.host if request.client else ""
+        stop = threading.Event()
+        with self._lock:
+            if session.stop is not None:
+                raise Refused("this page still waits for an answer; stop it first")
+            if self._asking[address] >= MOST_AT_ONCE:
+                raise Refused(f"{MOST_AT_ONCE} questions of yours are waiting already; ask again in a moment")
+            session.stop = stop
+            self._asking[address] += 1
         try:
-            self.rate.take(request.client.host if request.client else "")
+            self.rate.take(address)
             yield from self.comparison.stream(turns, question, adapter, settings, stop)
         finally:
             stop.set()
-            session.stop = None
+            with self._lock:
+                session.stop = None
+                self._asking[address] -= 1
+                if not self._asking[address]:
+                    del self._asking[address]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,21 @@ from grlo_lite.app import parts, run_view
 from grlo_lite.app.blind_tab import BlindTab
 from grlo_lite.app.compare_tab import CompareTab
 from grlo_lite.app.desk import Desk, Session
-from grlo_lite.app.rendering import note, table
+from grlo_lite.app.rendering import note, plain, table
 from grlo_lite.app.votes import Votes, tallies
 from grlo_lite.compare import Refused, Settings, Turn
 
 STYLE = Path(__file__).parent / "page.css"
-LONGEST_ANSWER = 4096  # tokens, where the model's context is no shorter
 
 
 def blocks(desk: Desk, runs: dict[str, Path], base: str, votes: Votes) -> gr.Blocks:
     """The page. `runs` are the adapters' run directories by label, `base` is the base model's name."""
     labels = list(desk.comparison.adapters)
     prompts = run_view.example_prompts(runs[labels[0]])
-    longest = min(LONGEST_ANSWER, desk.comparison.context // 2)
     with gr.Blocks(title="grlo_lite: base and tuned", analytics_enabled=False) as page:
-        parts.html(
-            f"<header><h1>grlo_lite</h1><p>base and tuned <code>{escape(base)}</code>, side by side</p></header>"
-        )
+        parts.html(f"<header><h1>grlo_lite</h1><p>base and tuned <code>{plain(base)}</code>, side by side</p></header>")
         adapter = gr.Dropdown(labels, value=labels[0], label="Adapter", visible=len(labels) > 1, elem_id="adapter")
-        settings = parts.settings_panel(longest, desk.comparison.can_score)
+        settings = parts.settings_panel(desk.comparison.longest_answer, desk.comparison.can_score)
         with gr.Tab("Compare"):
             CompareTab(desk, adapter, settings, prompts)
         with gr.Tab("Blind"):
@@ -41,7 +36,6 @@ def blocks(desk: Desk, runs: dict[str, Path], base: str, votes: Votes) -> gr.Blo
         with gr.Tab("Run"):
             _run_tab(page, adapter, runs)
         gr.api(endpoint(desk), api_name="compare", concurrency_limit=None)
-        page.unload(desk.closed)
     return page.queue(default_concurrency_limit=None, max_size=256, api_open=False)
 
 
@@ -72,8 +66,9 @@ def results_of(votes: Votes) -> str:
     for tally in tallies(cast):
         rate = tally.win_rate
         shown = f"{rate.rate:.3f} [{rate.ci_low:.3f}, {rate.ci_high:.3f}]" if rate else "–"
+        asked = "plain text" if tally.plain_base else "its template"
         counts = [str(tally.winners[winner]) for winner in ("tuned", "base", "tie", "both bad")]
-        rows.append([tally.adapter, tally.sha256[:12], str(tally.winners.total()), *counts, shown])
+        rows.append([tally.adapter, tally.sha256[:12], asked, str(tally.winners.total()), *counts, shown])
     head = [
         "adapter",
         "weights",

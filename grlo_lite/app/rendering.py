@@ -1,7 +1,9 @@
 """What models and people wrote, as the page shows it: Markdown, code and LaTeX, and nothing that acts."""
 
 import re
+from functools import cache, lru_cache
 from html import escape
+from typing import Any
 
 from grlo_lite.compare import Reply
 
@@ -12,34 +14,92 @@ LATEX = [
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
-CODE_OR_FORMULA = re.compile(
-    r"(?P<fence>^[ ]{0,3}(?P<mark>`{3,}|~{3,})[^\n]*\n(?:.*?^[ ]{0,3}(?P=mark)[`~]*[ ]*$|.*\Z))"
-    r"|(?P<span>(?<!`)(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`))"
-    r"|(?P<formula>\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\))",
-    re.MULTILINE | re.DOTALL,
+LONGEST_FORMULA = 2000  # characters; what is longer is shown as it was written
+MOST_BRACES = 100  # of a formula: KaTeX recurses into each
+MOST_EMPHASES = 800  # asterisks and underscores of a text; browsers take seconds to pair more than thousands
+# In the manner of CommonMark, within a line; where the browser's parser would see more code than this, it shows `&lt;`
+SPAN_OR_FORMULA = re.compile(
+    r"(?P<span>(?<![`\\])(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`))"
+    rf"|(?P<formula>\$\$(?:(?!\$\$).){{1,{LONGEST_FORMULA}}}?\$\$"
+    rf"|\\\[(?:(?!\\\[).){{1,{LONGEST_FORMULA}}}?\\\]|\\\((?:(?!\\\().){{1,{LONGEST_FORMULA}}}?\\\))",
+    re.DOTALL,
 )
-# Reordering what is read (Trojan Source, CVE-2021-42574), controls, and what shows nothing
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
+NESTED = re.compile(r"^[ \t]*(?=(?:(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])[ \t]*){10})", re.MULTILINE)
+# Reordering what is read (Trojan Source, CVE-2021-42574), controls, lone surrogates, and what shows nothing
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]",
+)
 
 
+@lru_cache(maxsize=512)
 def markdown(text: str) -> str:
     """Text for a Markdown component: its HTML is shown instead of obeyed, and so are characters that reorder others.
 
     What is code stays as it is: there the component escapes. Images become links, since a page that shows text should
-    not load what the text names; the page's Content-Security-Policy holds where this misses something.
+    not load what the text names; the page's Content-Security-Policy holds where this misses something. What would keep
+    a browser busy (thousands of emphases, deep nesting, endless formulas) is shown as it was written.
     """
-    text = UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]" if found[0] != "\r" else "", text)
+    text = _seen(text).replace("\r", "")
+    if text.count("*") + text.count("_") > MOST_EMPHASES:
+        plain = [(re.sub(r"([*_])", r"\\\1", line), code) for line, code in _lines(text)]
+    else:
+        plain = _lines(text)
+    shown, prose = [], ""
+    for line, code in [*plain, ("", True)]:
+        if code:
+            shown += [_prose(prose), line]
+            prose = ""
+        else:
+            prose += line
+    return "".join(shown)
+
+
+def _lines(text: str) -> list[tuple[str, bool]]:
+    """The lines, each with whether it is one of a code block, wherever that is nested."""
+    lines, code = [f"{line}\n" for line in text.split("\n")], set()
+    lines[-1] = lines[-1][:-1]
+    for token in _block_parser().parse(text):
+        if token.type in ("fence", "code_block") and token.map:
+            code.update(range(*token.map))
+    return [(line, number in code) for number, line in enumerate(lines)]
+
+
+@cache
+def _block_parser() -> Any:
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark")
+    parser.core.ruler.disable("inline")
+    return parser
+
+
+def _prose(text: str) -> str:
     shown, end = [], 0
-    for found in CODE_OR_FORMULA.finditer(text):
+    for found in SPAN_OR_FORMULA.finditer(text):
         shown.append(_plain(text[end : found.start()]))
         formula = found["formula"]
-        shown.append(formula.replace("<", r"\lt ") if formula else found[0])
+        if formula and formula.count("{") <= MOST_BRACES:
+            shown.append(formula.replace("<", r"\lt "))
+        else:
+            shown.append(_plain(formula) if formula else found[0])
         end = found.end()
     return "".join([*shown, _plain(text[end:])])
 
 
 def _plain(text: str) -> str:
-    return text.replace("<", "&lt;").replace("![", "[")
+    text = NESTED.sub(r"\\", text)
+    for acts, shown in (("<", "&lt;"), ("![", "!&#91;"), ("\\(", "&#92;("), ("\\[", "&#92;["), ("$$", "&#36;&#36;")):
+        text = text.replace(acts, shown)
+    return text
+
+
+def _seen(text: str) -> str:
+    return UNSEEN.sub(lambda found: found[0] if found[0] == "\r" else f"[U+{ord(found[0]):04X}]", text)
+
+
+def plain(text: str) -> str:
+    """Text in the page's own HTML, of which no Markdown is made: a blank line would end the HTML that it is in."""
+    return escape(_seen(text)).replace("\r", "").replace("\n", "&#10;")
 
 
 def caption(name: str, reply: Reply | None) -> str:
@@ -53,18 +113,18 @@ def caption(name: str, reply: Reply | None) -> str:
             facts.append({"length": "cut at its length"}.get(reply.ended, reply.ended))
         if reply.score is not None:
             facts.append(f"score {reply.score:+.2f}")
-    said = " ".join(f"<span>{escape(fact)}</span>" for fact in facts)
-    return f'<p class="caption"><b>{escape(name)}</b> {said}</p>'
+    said = " ".join(f"<span>{plain(fact)}</span>" for fact in facts)
+    return f'<div class="caption"><h2>{plain(name)}</h2> {said}</div>'
 
 
 def note(text: str, kind: str = "note") -> str:
     """A line of the page's own; of kind `refused` it is read out as an alert."""
     role = "alert" if kind == "refused" else "status"
-    return f'<p class="{kind}" role="{role}">{escape(text)}</p>' if text else ""
+    return f'<p class="{kind}" role="{role}">{plain(text)}</p>' if text else ""
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     """An HTML table whose cells are text; the first column is flush left, numbers flush right."""
-    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    cells = "".join(f"<th>{plain(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{plain(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,12 +1,12 @@
 """The tab about a run, from its directory alone: curves, what was said as it learnt, its evaluation, its cost."""
 
-from html import escape
+import json
 from pathlib import Path
 from typing import Any
 
 from grlo_lite import hardware, plan, rundir
 from grlo_lite import recipe as recipes
-from grlo_lite.app.rendering import UNSEEN, note, table
+from grlo_lite.app.rendering import note, plain, table
 from grlo_lite.charts import line_chart
 from grlo_lite.closing import numbers
 from grlo_lite.errors import BadInput
@@ -18,6 +18,9 @@ CURVES: list[tuple[str, str, dict[str, str]]] = [
     ("Truncated", "share of completions cut at their length", {"share": "truncated_fraction"}),
     ("Entropy", "nats a token", {"mean": "entropy"}),
 ]  # fmt: skip
+
+
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError)  # what reading a file of the wrong shape raises
 
 
 def overview(path: Path) -> str:
@@ -32,36 +35,55 @@ def overview(path: Path) -> str:
             shown.append(part(run))
         except BadInput as error:
             shown.append(note(str(error), "refused"))
+        except DAMAGE as error:
+            said = (
+                f"a file of {path} is not what a run writes ({type(error).__name__}: {error}); restore it from a copy"
+            )
+            shown.append(note(said, "refused"))
     return "\n".join(shown)
 
 
 def sampled_steps(path: Path) -> list[int]:
     """The steps of which there are samples, in order."""
-    return sorted({row["step"] for row in _lines(RunDir(path).samples)})
+    return sorted({row["step"] for row in _samples(path)})
 
 
 def samples(path: Path, step: int) -> str:
     """What was said at a step, as HTML."""
-    rows = [row for row in _lines(RunDir(path).samples) if row["step"] == step]
+    rows = [row for row in _samples(path) if row["step"] == step]
     cards = []
     for row in rows:
-        facts = [f"reward {row['reward']:+.2f}", f"{row['length']} tokens"] + ["truncated"] * bool(row["truncated"])
+        facts = [f"reward {row['reward']:+.2f}", f"{row['length']} tokens"] + ["truncated"] * row["cut"]
         cards.append(
-            f'<article class="sample"><p class="asked">{_text(str(row["prompt"]))}</p>'
-            f'<p class="said">{_text(row["completion"])}</p><p class="facts">{escape(" · ".join(facts))}</p></article>'
+            f'<article class="sample"><p class="asked">{plain(row["prompt"])}</p>'
+            f'<p class="said">{plain(row["completion"])}</p><p class="facts">{plain(" · ".join(facts))}</p></article>'
         )
     return f'<div class="samples">{"".join(cards)}</div>' if cards else note("there are no samples of this step")
 
 
 def example_prompts(path: Path, most: int = 6) -> list[str]:
     """Prompts of a run to begin with: short ones, each once, the newest first."""
-    prompts = [str(row["prompt"]) for row in reversed(_lines(RunDir(path).samples))]
+    prompts = [row["prompt"] for row in reversed(_samples(path))]
     return [prompt for prompt in dict.fromkeys(prompts) if len(prompt) <= 160][:most]
 
 
-def _text(text: str) -> str:
-    """Text with its line breaks, in a form that no Markdown is made of."""
-    return UNSEEN.sub("", escape(text)).replace("\n", "&#10;")
+def _samples(path: Path) -> list[dict[str, Any]]:
+    """The rows of samples.jsonl that are whole; others are no reason to show none."""
+    try:
+        lines = RunDir(path).samples.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+            kept = {"step": int(row["step"]), "reward": float(row["reward"]), "length": int(row["length"])}
+            rows.append(
+                kept | {key: str(row[key]) for key in ("prompt", "completion")} | {"cut": bool(row["truncated"])}
+            )
+        except DAMAGE:
+            continue
+    return rows
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -86,7 +108,7 @@ def _facts(run: RunDir) -> str:
 
 
 def _fact(name: str, value: str) -> str:
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+    return f"<div><dt>{plain(name)}</dt><dd>{plain(value)}</dd></div>"
 
 
 def _curves(run: RunDir) -> str:
@@ -109,7 +131,7 @@ def _evaluation(run: RunDir) -> str:
     if "average" in found:
         rows.append(["average accuracy", "", *numbers(found["average"])])
     head = ["task", "questions", "base", "tuned", "difference", "95 % interval"]
-    return f"<h3>Base against tuned, suite {escape(found['suite'])}</h3>" + table(head, rows)
+    return f"<h3>Base against tuned, suite {plain(str(found['suite']))}</h3>" + table(head, rows)
 
 
 def _plan(run: RunDir) -> str:
@@ -131,7 +153,7 @@ def _plan(run: RunDir) -> str:
     rows.append(["hours, with the measurement", f"{planned.hours:.2f}", f"{summary['wall_seconds'] / 3600:.2f}"])
     if peaks:
         rows.append(["peak VRAM, GiB", f"{planned.peak_bytes / hardware.GIB:.2f}", f"{max(peaks):.2f}"])
-    return f"<h3>The plan for {escape(card.title)} and what it took</h3>" + table(["", "planned", "measured"], rows)
+    return f"<h3>The plan for {plain(card.title)} and what it took</h3>" + table(["", "planned", "measured"], rows)
 
 
 def _mean(lines: list[dict[str, Any]], key: str) -> float:

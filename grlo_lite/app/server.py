@@ -22,7 +22,7 @@ MOST_BODY_BYTES = 4 * 2**20
 # All that the page and gradio_client ask for; what else Gradio serves (uploads, proxies, its editor) is not reachable
 ROUTES = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/votes\.jsonl|/(assets|static|svelte)/.+|"
-    r"/gradio_api/(info/?|startup-events|queue/(join|data)|call/[a-z_]+(/[0-9a-f]+)?|cancel|run/predict|reset/?|heartbeat/[^/]+)"
+    r"/gradio_api/(info/?|startup-events|queue/(join|data)|run/predict|call/[a-z_]+(/[0-9a-f]+)?|cancel|reset/?)"
 )
 INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 POLICY = (
@@ -88,7 +88,9 @@ def uvicorn_server(app: Any) -> Any:
     """A server of the app, which says nothing of the connections that its end breaks off."""
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="warning", ws="none", server_header=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, log_level="warning", ws="none", server_header=False, proxy_headers=False, timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     return server
@@ -156,12 +158,15 @@ class Gate:
 
     def _refusal(self, scope: Any, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
-        if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
+        if self.hosts is not None and _name(host) not in self.hosts:
             return 403, "this server answers under its own address only"
         if not self.colab and headers.get("origin", f"http://{host}") not in (f"http://{host}", f"https://{host}"):
             return 403, "requests from other sites are refused"
         if not ROUTES.fullmatch(scope["path"]):
             return 404, "not found"
+        # An image or a frame in an answer must not hold on to the connections that the page answers over
+        if scope["path"].startswith("/gradio_api/") and headers.get("sec-fetch-dest", "empty") != "empty":
+            return 403, "this is for the page's own scripts"
         if int(headers.get("content-length", "0")) > MOST_BODY_BYTES:
             return 413, "the request is too long"
         return None
@@ -203,6 +208,14 @@ class _Page:
         added = [(b"content-security-policy", policy), (b"content-length", str(len(body)).encode()), *HEADERS]
         await self.send(self.start | {"headers": [*kept, *added]})
         await self.send({"type": "http.response.body", "body": body})
+
+
+def _name(host: str) -> str | None:
+    """The name or address of a Host header; None where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def _limited(receive: Any) -> Any:

@@ -32,17 +32,28 @@ class Votes:
             new = not self.path.exists()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            size = os.fstat(file).st_size
             try:
-                size = os.fstat(file).st_size
                 torn = size and os.pread(file, 1, size - 1) != b"\n"  # what a crash left must not take this one along
                 whole = b"\n" * bool(torn) + line
                 if os.write(file, whole) != len(whole):
                     raise OSError(f"{self.path} took only a part of the vote; the disk may be full")
                 os.fsync(file)
+            except OSError:  # a vote of which somebody is told that it does not count must not
+                os.ftruncate(file, size)
+                raise
             finally:
                 os.close(file)
             if new:
                 flush(self.path.parent)
+
+    def require_writable(self) -> None:
+        """Raises OSError where votes could not be written; makes the folder."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        existed = self.path.exists()
+        os.close(os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600))
+        if not existed:
+            self.path.unlink()
 
     def read(self) -> tuple[list[dict[str, Any]], int]:
         """The votes in the order they came, and how many lines are none."""
@@ -64,17 +75,23 @@ class Tally:
 
     adapter: str
     sha256: str
+    plain_base: bool  # the base was asked without the chat template, which is another comparison
     winners: Counter[str]
     win_rate: Rate | None
 
 
 def tallies(votes: Iterable[dict[str, Any]]) -> list[Tally]:
-    """By the hash of the adapter's weights, under the name it had last; the most voted on first."""
-    by_adapter: dict[str, list[dict[str, Any]]] = {}
+    """By the hash of the adapter's weights and how the base was asked, under the adapter's last name; the most voted
+    on first.
+    """
+    groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for vote in votes:
-        by_adapter.setdefault(vote["adapter_sha256"], []).append(vote)
+        settings = vote.get("settings")
+        plain_base = isinstance(settings, dict) and settings.get("plain_base") is True
+        groups.setdefault((vote["adapter_sha256"], plain_base), []).append(vote)
     found = []
-    for sha256, own in by_adapter.items():
+    for (sha256, plain_base), own in groups.items():
         rate = raw_win_rate(np.array([WORTH[vote["winner"]] for vote in own])) if len(own) > 1 else None
-        found.append(Tally(str(own[-1].get("adapter", sha256[:12])), sha256, Counter(v["winner"] for v in own), rate))
+        name, winners = str(own[-1].get("adapter", sha256[:12])), Counter(str(v["winner"]) for v in own)
+        found.append(Tally(name, sha256, plain_base, winners, rate))
     return sorted(found, key=lambda tally: -tally.winners.total())

@@ -6,17 +6,22 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
+import time
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from grlo_lite import charts
-from grlo_lite.app import main, rendering, run_view, server, votes
+from grlo_lite import charts, microcosm
+from grlo_lite.app import main, parts, rendering, run_view, server, votes
+from grlo_lite.app.blind_tab import BlindTab
+from grlo_lite.app.desk import Desk
 from grlo_lite.app.votes import Votes
-from grlo_lite.compare import Refused, Reply
+from grlo_lite.compare import ARMS, Adapter, Progress, Refused, Reply
 from grlo_lite.errors import BadInput
 
 
@@ -62,6 +67,37 @@ class TestVotes:
         file.append(vote("base"))
         assert [v["winner"] for v in file.read()[0]] == ["base"]
 
+    @pytest.mark.parametrize("broken", ["fsync", "newline"])
+    def test_a_vote_that_failed_late_leaves_nothing(self, tmp_path, monkeypatch, broken):
+        file = Votes(tmp_path / "votes.jsonl")
+        file.append(vote("tie"))
+
+        def fail(*_):
+            raise OSError(5, "Input/output error")
+
+        whole = os.write
+        if broken == "fsync":
+            monkeypatch.setattr(os, "fsync", fail)
+        else:
+            monkeypatch.setattr(os, "write", lambda handle, data: whole(handle, data[:-1]))
+        with pytest.raises(OSError):  # noqa: PT011 - any
+            file.append(vote())
+        monkeypatch.undo()
+        file.append(vote("base"))
+        assert file.read() == ([vote("tie"), vote("base")], 0)
+
+    def test_a_file_that_cannot_be_written_is_known_before_the_first_vote(self, tmp_path):
+        file = Votes(tmp_path / "new" / "votes.jsonl")
+        file.require_writable()
+        assert not file.path.exists()
+        with pytest.raises(OSError, match="directory"):
+            Votes(tmp_path / "new").require_writable()
+
+    def test_how_the_base_was_asked_is_another_comparison(self):
+        plain = vote("tuned", settings={"plain_base": True})
+        found = votes.tallies([plain, vote("base", settings={"plain_base": False}), vote("base")])
+        assert [(t.plain_base, t.winners.total()) for t in found] == [(False, 2), (True, 1)]
+
     def test_the_win_rate_counts_ties_and_both_bad_as_half(self):
         cast = [vote("tuned")] * 5 + [vote("base")] * 2 + [vote("tie")] * 2 + [vote("both bad")]
         first, second = votes.tallies([vote("base", sha256="b" * 64), *cast])
@@ -77,7 +113,7 @@ class TestMarkdown:
         ("text", "shown"),
         [
             ("a <script>x</script>", "a &lt;script>x&lt;/script>"),
-            ("![x](http://else.where/a.png)", "[x](http://else.where/a.png)"),
+            ("![x](http://else.where/a.png)", "!&#91;x](http://else.where/a.png)"),
             ("`<b>` and <b>", "`<b>` and &lt;b>"),
             ("``a`<b>`` <b>", "``a`<b>`` &lt;b>"),
             ("```html\n<b>\n```\n<b>", "```html\n<b>\n```\n&lt;b>"),
@@ -88,10 +124,33 @@ class TestMarkdown:
             ("\u202eevil\u2069", "[U+202E]evil[U+2069]"),
             ("a\r\nb\tc", "a\nb\tc"),
             ("`one\n<b>`", "`one\n&lt;b>`"),
+            ("\\`<b> `", "\\`&lt;b> `"),  # an escaped backtick opens no code
+            ("``` `\n<b>\n```", "``` `\n&lt;b>\n```"),  # nor does a fence with one in its first line
+            ("1. a\n\n   ```\n   a<b\n   ```\n<b>", "1. a\n\n   ```\n   a<b\n   ```\n&lt;b>"),
+            ("> ```\n> a<b\n> ```\n\n<b>", "> ```\n> a<b\n> ```\n\n&lt;b>"),
+            ("    a<b\n", "    a<b\n"),
+            ("text\n    <b>", "text\n    &lt;b>"),  # no code, for it goes on with the paragraph
+            ("a\u2028```\n<b>", "a\u2028```\n&lt;b>"),
+            (r"\(" + "x" * 3000 + r"\)", "&#92;(" + "x" * 3000 + r"\)"),
+            ("\ud800", "[U+D800]"),
+            ("> " * 12 + "x", "\\" + "> " * 12 + "x"),
         ],
     )
     def test_what_acts_is_shown_instead(self, text, shown):
         assert rendering.markdown(text) == shown
+
+    @pytest.mark.parametrize(
+        "part", [r"\[", r"\(", "$$", "`", "``` ", "> ", "- ", "*a **b ", "[", "![", "<", "\n`", "\\`"]
+    )
+    def test_no_text_keeps_the_server_busy(self, part):
+        began = time.monotonic()
+        rendering.markdown.__wrapped__(part * (16_000 // len(part)))
+        assert time.monotonic() - began < 1
+
+    def test_what_the_page_says_ends_no_html_block(self):
+        shown = rendering.table(["a\n\n![x](y)"], [["b\r\n\r\n<i>"]]) + rendering.note("c\n\n*d*")
+        assert "\n" not in shown
+        assert "<i>" not in shown
 
     def test_a_caption_says_what_is_known(self):
         assert "tokens" not in rendering.caption("A", None)
@@ -167,6 +226,25 @@ class TestGate:
         for origin, status in (("http://testserver", 200), ("https://evil.example", 403), ("null", 403)):
             assert client.post("/gradio_api/queue/join", headers={"origin": origin}).status_code == status
         assert gated(hosts=None).get("/", headers={"host": "any.example"}).status_code == 200
+
+    def test_a_host_that_is_none_is_refused(self):
+        async def ask():
+            sent = []
+
+            async def send(message):
+                sent.append(message)
+
+            gate = server.Gate(None, None, ("testserver",))
+            await gate({"type": "http", "path": "/", "headers": [(b"host", b"[")]}, None, send)
+            return sent[0]["status"]
+
+        assert asyncio.run(ask()) == 403
+
+    def test_an_image_cannot_hold_the_connections_of_the_page(self):
+        client = gated()
+        for kind, status in (("image", 403), ("iframe", 403), ("empty", 200)):
+            answer = client.post("/gradio_api/queue/join", headers={"sec-fetch-dest": kind})
+            assert answer.status_code == status
 
     def test_in_colab_the_proxy_may_frame_it(self):
         answer = gated(colab=True).get("/", headers={"host": "x.prod.colab.dev", "origin": "https://else.where"})
@@ -265,3 +343,39 @@ def test_a_run_directory_that_lacks_things_says_so(tmp_path):
     assert "adapter without its run" in run_view.overview(tmp_path)
     assert run_view.sampled_steps(tmp_path) == []
     assert run_view.example_prompts(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", ["null\n", "[]\n", "{}\n", '{"step": 1}\n{"ste', "\ufffd", '{"step": "x"}\n'])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "evaluation.json", "summary.json", "recipe.yaml"])
+def test_a_damaged_file_of_a_run_costs_its_own_part(tmp_path, name, content):
+    shutil.copytree(microcosm.DEMO, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    shown = run_view.overview(tmp_path / "run")
+    steps = run_view.sampled_steps(tmp_path / "run")
+    assert run_view.samples(tmp_path / "run", 1)
+    assert "refused" in shown or "note" in shown or name == "samples.jsonl"
+    assert (not steps) == (name == "samples.jsonl")
+    assert ("<svg" in shown) == (name != "metrics.jsonl")
+
+
+def test_the_sides_are_at_random_and_no_round_repeats_an_answer(tmp_path):
+    wanted = []
+
+    class Comparison:
+        adapters = {"run": Adapter("run", "default", "a" * 64)}  # noqa: RUF012
+
+        def stream(self, turns, question, adapter, settings, stop=None):
+            wanted.append(settings.seed)
+            yield Progress(0, {arm: Reply(arm, 1, 1.0, "length") for arm in ARMS})
+
+    desk = Desk(Comparison(), server.Rate(1000))
+    with gr.Blocks():
+        dropdown, settings = gr.Dropdown(["run"]), parts.settings_panel(8, False)
+        tab = BlindTab(desk, Votes(tmp_path / "votes"), "m", dropdown, settings, [])
+    visitor = SimpleNamespace(session_hash="one", client=None)
+    orders = set()
+    for _ in range(40):
+        list(tab.ask(visitor, "x", "run", 8, 1.0, 1.0, 0, "", False, False))
+        orders.add(desk.session(visitor).blind.arms["A"])
+    assert orders == set(ARMS)
+    assert len(set(wanted)) == 40
