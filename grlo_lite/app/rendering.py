@@ -40,12 +40,11 @@ def markdown(text: str) -> str:
     a browser busy (thousands of emphases, deep nesting, endless formulas) is shown as it was written.
     """
     text = _seen(text).replace("\r", "")
+    lines = _lines(text)
     if text.count("*") + text.count("_") > MOST_EMPHASES:
-        plain = [(re.sub(r"([*_])", r"\\\1", line), code) for line, code in _lines(text)]
-    else:
-        plain = _lines(text)
+        lines = [(line if code else line.replace("*", "&#42;").replace("_", "&#95;"), code) for line, code in lines]
     shown, prose = [], ""
-    for line, code in [*plain, ("", True)]:
+    for line, code in [*lines, ("", True)]:
         if code:
             shown += [_prose(prose), line]
             prose = ""

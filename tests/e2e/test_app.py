@@ -18,12 +18,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from gradio_client import Client
 from peft import PeftModel
 from playwright.sync_api import sync_playwright
@@ -164,6 +166,14 @@ def test_ask_stop_regenerate_and_clear(demo, chromium, size):
         shown.click("#compare-clear")
         wait_until(shown, lambda: shown.locator(".message-row").count() == 0)
 
+        ask(shown, "compare", "Compare the pencil and the mirror.")
+        wait_until(shown, lambda: len(text_of(shown, "compare-base")) > 20)
+        shown.click("#compare-clear")  # in the middle of the answer
+        ended(shown, "compare")
+        shown.wait_for_timeout(500)
+        assert shown.locator(".message-row").count() == 0
+        assert shown.is_enabled("#compare-ask")
+
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_blind_vote_its_reveal_and_the_results_after_a_reload(demo, chromium, size):
@@ -172,6 +182,14 @@ def test_a_blind_vote_its_reveal_and_the_results_after_a_reload(demo, chromium, 
     with visit(chromium, url, size) as shown:
         open_tab(shown, "Blind")
         assert not shown.is_enabled("#vote-A")
+        ask(shown, "blind", "Compare the pencil and the mirror.")
+        wait_until(shown, lambda: shown.locator("#blind-a .message-row.bot-row").count() == 1)
+        shown.click("#blind-new")  # in the middle of the answer
+        ended(shown, "blind")
+        shown.wait_for_timeout(500)
+        assert shown.locator("#blind-a .message-row").count() == 0
+        assert not shown.is_enabled("#vote-A")
+
         ask(shown, "blind", "Tell me about the knife.")
         ended(shown, "blind")
         wait_until(shown, lambda: shown.is_enabled("#vote-A"))
@@ -213,14 +231,15 @@ def test_a_blind_vote_its_reveal_and_the_results_after_a_reload(demo, chromium, 
 class Hostile:
     """A comparison whose answers are what an attacker would have a model say."""
 
-    def __init__(self, answer):
-        self.adapters, self.can_score, self.context = {"run": Adapter("run", "default", "a" * 64)}, False, 4096
-        self.answer = answer
+    def __init__(self, *answers):
+        self.adapters, self.can_score = {"run": Adapter("run", "default", "a" * 64)}, False
+        self.answers, self.longest_answer = cycle(answers), 4096
 
     def stream(self, turns, question, adapter, settings, stop=None, arms=ARMS):
-        for end in (len(self.answer) // 2, len(self.answer)):
-            yield Progress(0, {arm: Reply(self.answer[:end], 5, 1.0) for arm in ARMS})
-        yield Progress(0, {arm: Reply(self.answer, 9, 1.0, "end of turn") for arm in ARMS})
+        answer = next(self.answers)
+        for end in (len(answer) // 2, len(answer)):
+            yield Progress(0, {arm: Reply(answer[:end], 5, 1.0) for arm in ARMS})
+        yield Progress(0, {arm: Reply(answer, 9, 1.0, "end of turn") for arm in ARMS})
 
 
 @contextmanager
@@ -259,34 +278,48 @@ HOSTILE = [
     "\u202egnp.exe\u2066 \u0000\u0007\ufeff" + "مرحبا " * 3,
     "&lt;script&gt;document.title='hacked'&lt;/script&gt; &#60;img src=x onerror=document.title='hacked'&#62;",
     '"><script>document.title="hacked"</script>{{7*7}}${document.title="hacked"}',
+    "\\`![x](http://evil.example/1.png) <img src=http://evil.example/2.png> `",
+    "``` `\n<img src=http://evil.example/3.png>\n<div style='position:fixed;inset:0;z-index:9999'>x</div>\n```",
+    " ".join(f"\\`![x](/gradio_api/queue/data?session_hash={n})" for n in range(8)) + " `",
+    "`a\n- <img src=http://evil.example/4.png>`",
+    "text\n        ```\n<img src=http://evil.example/5.png>\n        ```",
     "**bold**, `a < b`, \\(x^2 < y\\), and $5 or $6",
 ]
 
 
 def test_hostile_text_is_only_text(chromium, tmp_path):
-    hostile = "\n\n".join(HOSTILE)
-    with served(Hostile(hostile), tmp_path / "votes") as url, visit(chromium, url) as shown:
+    acts = "script, iframe, object, form, input, style, meta, img, [style*='fixed'], [onerror], [onload]"
+    with served(Hostile(*HOSTILE, "\n\n".join(HOSTILE)), tmp_path / "votes") as url, visit(chromium, url) as shown:
         title = shown.title()
-        for tab in ("compare", "blind"):
-            open_tab(shown, tab.capitalize())
-            ask(shown, tab, hostile)
-            ended(shown, tab)
-            wait_until(shown, lambda tab=tab: shown.locator(f"#{tab}-question").is_visible())
-        shown.wait_for_timeout(500)
+        for number, hostile in enumerate([*HOSTILE, "\n\n".join(HOSTILE)], 1):
+            ask(shown, "compare", hostile)
+            wait_until(
+                shown,
+                lambda count=number: (
+                    shown.locator("#compare-tuned .bot-row").count() == count and shown.is_enabled("#compare-again")
+                ),
+            )
+        shown.wait_for_timeout(300)
         assert shown.title() == title
-        acts = "script, iframe, object, form, input, style, meta, img[src^='http'], [onerror], [onload]"
-        inside = shown.locator(f".answer .prose :is({acts})")
-        assert inside.evaluate_all("found => found.map(one => one.outerHTML)") == []
+        assert shown.locator(f".answer .prose :is({acts})").evaluate_all("all => all.map(e => e.outerHTML)") == []
         assert shown.locator('.answer a[href^="javascript"]').count() == 0
-        assert "[U+202E]" in text_of(shown, "blind-a")
         for rendered in ("strong:text('bold')", "code:text('a < b')", ".katex:has-text('x')", "pre code"):
-            assert shown.locator(f"#blind-a .prose {rendered}").count() >= 1, rendered
-        assert "$5 or $6" in text_of(shown, "blind-a")
-        screenshot(shown, "hostile")
-        shown.click("#vote-tie")  # still usable
-        wait_until(shown, lambda: "saved" in shown.inner_text("#blind-status"))
-        open_tab(shown, "Results")
-        wait_until(shown, lambda: "run" in shown.inner_text("#results"))
+            assert shown.locator(f"#compare-base .prose {rendered}").count() >= 1, rendered
+        assert "$5 or $6" in text_of(shown, "compare-base")
+        assert "[U+202E]" in shown.inner_text("#compare-base")
+        open_tab(shown, "Results")  # still usable
+        wait_until(shown, lambda: "no votes yet" in shown.inner_text("#results"))
+
+
+def test_no_text_keeps_the_browser_busy(chromium, tmp_path):
+    for number, part in enumerate(["_a ", "*a **b ", "> ", "\\(" + "{" * 500]):
+        long = part * (15_900 // len(part))
+        with served(Hostile(long), tmp_path / f"votes{number}") as url, visit(chromium, url) as shown:
+            began = time.monotonic()
+            ask(shown, "compare", "Say much.")
+            wait_until(shown, lambda: "end of turn" in shown.inner_text("#compare-caption-tuned"), 30)
+            assert shown.evaluate("1 + 1") == 2
+            assert time.monotonic() - began < 8, part
 
 
 def test_a_megabyte_is_refused_as_a_question_and_borne_as_an_answer(demo, chromium, tmp_path):
@@ -304,6 +337,25 @@ def test_a_megabyte_is_refused_as_a_question_and_borne_as_an_answer(demo, chromi
         assert shown.is_enabled("#blind-ask")
 
 
+def test_it_ends_at_once_with_pages_that_wait(tmp_path):
+    log = tmp_path / "log"
+    command = [sys.executable, ROOT / "app.py", "--demo", "--port", "0", "--votes", tmp_path / "votes.jsonl"]
+    with log.open("w") as output:
+        app = subprocess.Popen(command, stdout=output, stderr=output)
+    deadline = time.monotonic() + 120
+    while not (ready := re.search(r"ready at (http://\S+)", log.read_text())):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    jobs = [Client(ready[1], verbose=False).submit("Compare the pencil.", api_name="/compare") for _ in range(3)]
+    time.sleep(0.5)
+    app.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert app.wait(30) in (0, 130), log.read_text()
+    assert time.monotonic() - began < 8
+    assert len(log.read_text().splitlines()) == 2, log.read_text()
+    assert not any(job.done() and job.status().success for job in jobs)
+
+
 def routes_of(app):
     """The paths of an application and of all that is mounted or included in it."""
     for route in app.routes:
@@ -316,13 +368,16 @@ def routes_of(app):
 def test_with_a_password_no_route_answers_without_it(chromium, tmp_path):
     comparison = Hostile("Hello.")
     blocks = page.blocks(desks.Desk(comparison, server.Rate(60)), {"run": microcosm.DEMO}, "m", Votes(tmp_path / "v"))
-    paths = set(routes_of(server.mounted(blocks, page.look(), tmp_path / "v")))
+    mounted = server.mounted(blocks, page.look(), tmp_path / "v")
+    paths = set(routes_of(mounted))
     assert {"/config", "/votes.jsonl", "/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/run/x"} <= paths
+    gated = TestClient(server.Gate(mounted, "me:secret", None))
+    for path in [*paths, "/file=/etc/passwd", "/gradio_api/file=/etc/passwd", "/nothing"]:
+        for method in ("GET", "POST"):
+            assert gated.request(method, path).status_code == 401, path
     with served(comparison, tmp_path / "votes", "me:secret") as url:
         with httpx.Client(base_url=url) as client:
-            for path in [*paths, "/file=/etc/passwd", "/gradio_api/file=/etc/passwd", "/nothing"]:
-                for method in ("GET", "POST"):
-                    assert client.request(method, path).status_code == 401, path
+            assert client.get("/").status_code == 401
             assert client.get("/", auth=("me", "wrong")).status_code == 401
             assert client.get("/gradio_api/file=/etc/passwd", auth=("me", "secret")).status_code == 404
         with visit(chromium, url, http_credentials={"username": "me", "password": "secret"}) as shown:
@@ -435,7 +490,7 @@ VOTER = """
     from grlo_lite.compare import Adapter, Progress, Reply
 
     class Comparison:
-        adapters, can_score, context = {"run": Adapter("run", "default", "a" * 64)}, False, 4096
+        adapters = {"run": Adapter("run", "default", "a" * 64)}
         def stream(self, turns, question, adapter, settings, stop=None):
             yield Progress(0, {arm: Reply(arm, 1, 1.0, "length") for arm in ("base", "tuned")})
 

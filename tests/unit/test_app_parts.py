@@ -366,7 +366,8 @@ def test_the_sides_are_at_random_and_no_round_repeats_an_answer(tmp_path):
 
         def stream(self, turns, question, adapter, settings, stop=None):
             wanted.append(settings.seed)
-            yield Progress(0, {arm: Reply(arm, 1, 1.0, "length") for arm in ARMS})
+            yield Progress(0, {arm: Reply("words", 1, 1.0) for arm in ARMS})
+            yield Progress(0, {arm: Reply("words", 7, 1.0, "length", 1.5) for arm in ARMS})
 
     desk = Desk(Comparison(), server.Rate(1000))
     with gr.Blocks():
@@ -375,7 +376,11 @@ def test_the_sides_are_at_random_and_no_round_repeats_an_answer(tmp_path):
     visitor = SimpleNamespace(session_hash="one", client=None)
     orders = set()
     for _ in range(40):
-        list(tab.ask(visitor, "x", "run", 8, 1.0, 1.0, 0, "", False, False))
+        for state in tab.ask(visitor, "x", "run", 8, 1.0, 1.0, 0, "", False, False):
+            told = repr([getattr(part, "value", part) for part in state])
+            assert not re.search("base|tuned|tokens|score", told, re.IGNORECASE)
         orders.add(desk.session(visitor).blind.arms["A"])
     assert orders == set(ARMS)
     assert len(set(wanted)) == 40
+    told = repr(tab._voting("A")(visitor))
+    assert re.search("A was the (base|tuned) model", told)
