@@ -214,7 +214,7 @@ def test_a_blind_vote_its_reveal_and_the_results_after_a_reload(demo, chromium, 
         shown.reload()
         open_tab(shown, "Results")
         wait_until(shown, lambda: "demo" in shown.inner_text("#results"))
-        assert str(before + 1) in shown.inner_text("#results table tbody tr td:nth-child(3)")
+        assert str(before + 1) in shown.inner_text("#results table tbody tr td:nth-child(4)")
         with shown.expect_download() as download:
             shown.click("#results a")
         assert Path(download.value.path()).read_bytes() == file.read_bytes()
