@@ -145,7 +145,7 @@ def load(
     if backend == "unsloth":
         model = _load_with_unsloth(path, revision, quantization, lora, device, max_tokens, seed, vllm_memory)
     else:
-        model = _load_with_transformers(path, revision, quantization, lora, device, seed)
+        model = load_with_transformers(path, revision, quantization, lora, device, seed)
     model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
@@ -234,7 +234,8 @@ def _target_modules(lora: Lora) -> str | list[str]:
     return "all-linear" if lora.targets == "all-linear" else list(lora.targets)
 
 
-def _load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
+def load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
+    """The base model under a fresh adapter, by Transformers, PEFT and bitsandbytes."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 

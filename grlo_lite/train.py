@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     device, backend = parts.device_and_backend(recipe)
     if not processes.is_main():
         sys.stdout = io.StringIO()
+    card = hardware.this_card()
     if device.type == "cuda":
-        recipe = _planned(recipe, hardware.this_card(), resuming=run is not None)
+        recipe = _planned(recipe, card, resuming=run is not None)
     train_rows, heldout_rows, contamination = parts.prompt_rows(recipe, arguments.write_prompts)
     is_new = run is None
     run = run or _created(arguments.run_dir or rundir.default_path(name), name, recipe, contamination)
@@ -131,7 +132,7 @@ def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--write-prompts", type=Path, metavar="FILE", help="save the prompts that cleaning leaves, as JSON lines"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     overrides = [word for word in arguments.words if "=" in word]
     named = [word for word in arguments.words if "=" not in word]
     if len(named) > 1:
@@ -265,7 +266,9 @@ def _optimize(
     from grlo_lite import algorithm, halving
     from grlo_lite.guards import Stops, Watch
     from grlo_lite.journal import Journal
+    from grlo_lite.pace import Pace, against_plan
 
+    expected = plan.expected(recipe, hardware.this_card()) if processes.count() == 1 else None
     before = rundir.read_lines(run.metrics)[-1] if checkpoint else {}
     updates = recipe.algorithm.updates_per_rollout
     halvings = halving.Halvings(run)
@@ -283,6 +286,7 @@ def _optimize(
         heldout_judge,
         halvings,
         "reward_mean" if recipe.reward.heldout.name is None else "reward_heldout_mean",
+        Pace(recipe.budget.steps, expected),
     )
     watch = Watch(recipe.guards, run, journal.latest)
     boundary = halving.Boundary(run, updates)
@@ -302,6 +306,7 @@ def _optimize(
         "wall_seconds": stops.elapsed_seconds,
         "stopped_because": watch.because or stops.because,
         **({"out_of_memory": halvings.made} if halvings.made else {}),
+        **({"plan": against_plan(rundir.read_lines(run.metrics), expected)} if expected else {}),
     }
 
 
