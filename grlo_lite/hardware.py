@@ -106,7 +106,7 @@ def _card(name: str, title: str, row: dict[str, Any], vram_gib: float) -> Card:
         cuda=name != "cpu",
         bf16=row.get("bf16", False),
         vram=int(vram_gib * GIB),
-        flops=row["tflops"] * 1e12 * assumed["matmul"],
+        flops=row["tflops"] * 1e12 * row.get("matmul", assumed["matmul"]),
         bytes_a_second=streamed,
         activation_bytes_a_second=streamed,
         dequantized_a_second=streamed / assumed["dequantizing_bytes"],

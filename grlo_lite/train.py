@@ -161,8 +161,10 @@ def _at_its_commits(recipe: Recipe, run: RunDir) -> Recipe:
     began_with = rundir.read_json(run.environment)
     commits = began_with.get("reward_model_commits") or {}
     policy = began_with.get("model_commit") or recipe.model.revision
+    heldout = recipe.reward.heldout
     reward = recipe.reward.model_copy(
         update={
+            "heldout": heldout.model_copy(update={"revision": commits.get(heldout.name) or heldout.revision}),
             "revision": commits.get(recipe.reward.name) or recipe.reward.revision,
             "models": tuple(
                 judge.model_copy(update={"revision": commits.get(judge.name) or judge.revision})
@@ -225,12 +227,12 @@ def _train(
     policy, judges = parts.load_policy_and_judges(recipe, device, backend)
     stop_ids = policies.stop_token_ids(policy.tokenizer)
     rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
-    heldout_judge = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
+    heldout_judge, unseen = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
 
     # 2. The run directory, as far as it can be written now
     next_checkpoint = checkpoint_bytes(policy.model)
     rundir.require_space(run, _bytes_to_write(recipe, next_checkpoint))
-    checkpoint = _begin(run, environment.facts(name, policy, judges, train_rows, recipe.seed))
+    checkpoint = _begin(run, environment.facts(name, policy, [*judges, *unseen], train_rows, recipe.seed))
 
     # 3. Training; an interruption leaves through the same door, with a checkpoint saved
     with rundir.full_disk_told(run, next_checkpoint):
@@ -337,15 +339,19 @@ def _begin(run: RunDir, facts: dict[str, Any]) -> Path | None:
     return checkpoint
 
 
-def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any) -> Any:
-    """What the journal asks after each step: the held-out judge, or nothing where the recipe names none."""
+def _heldout_judge(
+    recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any
+) -> tuple[Any, list[tuple[str, float, Any]]]:
+    """What the journal asks after each step, and the reward model behind it, as judges are listed; nothing where the
+    recipe names none.
+    """
     from grlo_lite import measure
     from grlo_lite import policy as policies
     from grlo_lite.guards import HeldoutJudge
 
     heldout = recipe.reward.heldout
     if heldout.name is None:
-        return lambda step: {}
+        return lambda step: {}, []
     model, fixed = parts.load_judge(recipe, heldout, device), heldout_rows[: heldout.prompts]
     if len(fixed) < 2:
         raise BadInput(
@@ -360,7 +366,7 @@ def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list
         return [[*p, {"role": "assistant", "content": text}] for p, text in zip(fixed, said, strict=True)]
 
     texts = [policies.formatted(policy.tokenizer, row) for row in fixed]
-    return HeldoutJudge(answers, rewards.score, model.score, heldout.every)
+    return HeldoutJudge(answers, rewards.score, model.score, heldout.every), [(heldout.name, 0.0, model)]
 
 
 def _measured(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:
