@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grlo_lite import microcosm
+from grlo_lite import microcosm, policy
 
 FIRST, LATER = "a" * 40, "b" * 40
 SHIPPED = {"policy": microcosm.POLICY, "reward": microcosm.REWARD, "heldout": microcosm.HELDOUT}
@@ -19,6 +19,8 @@ def move_main(cache, name, commit):
     shutil.copytree(SHIPPED[name], repository / "snapshots" / commit)
     (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs" / "main").write_text(commit)
+    if name == "policy":  # as a base model of Llama's: no chat template of its own
+        (repository / "snapshots" / commit / "chat_template.jinja").unlink()
     if commit == LATER:
         weights = repository / "snapshots" / commit / "model.safetensors"
         save_file({key: torch.zeros_like(t) for key, t in load_file(weights).items()}, weights, {"format": "pt"})
@@ -34,12 +36,14 @@ def cache(tmp_path, monkeypatch):
 
 def test_a_resumed_run_uses_the_commits_it_began_with_though_main_has_moved_on(train, cache, tmp_path):
     run = tmp_path / "r"
-    train(
+    done = train(
         "model.name=somebody/policy", "reward.name=somebody/reward", "reward.heldout.name=somebody/heldout",
         "reward.heldout.every=1", "reward.heldout.prompts=2", "evaluation.heldout_prompts=2", "budget.steps=2",
         "budget.checkpoint_every=1", "evaluation.suite=none", "prompts.decontaminate=false", "prompts.limit=40",
         "--run-dir", run, "microcosm",
     )  # fmt: skip
+    assert "somebody/policy has no chat template: prompts are written as plain text" in done.stdout
+    assert (run / "adapter" / "chat_template.jinja").read_text() == policy.PLAIN_TEMPLATE
     before = json.loads((run / "summary.json").read_text())["adapter_sha256"]
     recorded = json.loads((run / "environment.json").read_text())
     assert recorded["model_commit"] == FIRST
