@@ -22,6 +22,7 @@ PARTS = (
     "reward activations",
     "CUDA context",
 )
+WHOLE_BATCH = ("generate", "unsloth")  # engines that read every row's prompt and keep every row to the end
 SAMPLING_BYTES = 16  # of a logit while a token is drawn: 16-bit, fp32, filtered, probability
 TOP_P_BYTES = 16  # more of it where top_p sorts: values and 64-bit indices
 
@@ -43,7 +44,7 @@ class Sizes:
     rows_at_once: int
     micro_batch: int
     reward_tokens: int
-    engine: str  # generate, compact, folded or fast_inference
+    engine: str  # as rollout.engine; `unsloth` is Unsloth's own `generate`
 
 
 def models(recipe: Recipe) -> Models:
@@ -105,7 +106,7 @@ def rollout_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, weight
     """What the rollout's engine needs, by part: weights, cache, the prompts' activations, logits.
 
     Transformers' `generate` copies a layer's cache where it grows and, for attention under a mask, spreads it over the
-    query heads; the kit's engines do neither. `folded` adds a dense copy of the adapted weights. vLLM takes its share
+    query heads; the other engines do neither. `folded` adds a dense copy of the adapted weights. vLLM takes its share
     of the card, whatever it puts there.
     """
     a_row = row_bytes(recipe, shape, card)
@@ -155,7 +156,7 @@ def prefill_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes) -> int
     """
     a_token = lora_layer_bytes(shape, card, 4)
     rows = sizes.rows_at_once
-    prompts = rows if sizes.engine == "generate" else ceil(rows / recipe.rollout.group_size)
+    prompts = rows if sizes.engine in WHOLE_BATCH else ceil(rows / recipe.rollout.group_size)
     return prompts * recipe.prompts.max_tokens * a_token + largest_matrix(shape, card.float_bytes)
 
 

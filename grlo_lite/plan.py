@@ -108,7 +108,7 @@ def _rollout_sizes(recipe: Recipe, models: Models, card: Card) -> tuple[int, str
 
     if engine == "fast_inference":
         return min(batch, max(1, memory.vllm_rows(recipe, models.policy, card))), engine
-    if engine == "generate":
+    if engine in memory.WHOLE_BATCH:
         rows = batch
         while card.cuda and rows > 1 and not fits(rows, engine):
             rows //= 2
@@ -127,7 +127,8 @@ def _engine(recipe: Recipe, card: Card) -> str:
     wanted = recipe.rollout.engine
     if wanted == "fast_inference" and backend == "unsloth" and card.cuda:
         return wanted
-    return policy.chosen_engine(wanted, backend, recipe.model.quantization, card)
+    engine = policy.chosen_engine(wanted, backend, recipe.model.quantization, card)
+    return "unsloth" if (engine, backend) == ("generate", "unsloth") else engine
 
 
 def _most(most: int, fits: Callable[[int], bool]) -> int:

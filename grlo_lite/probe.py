@@ -46,6 +46,7 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     import transformers
 
     others = [row for row in hardware.probes() if row["device"] != device_name()]
+    _file(others)  # a minute is not to be spent on what cannot be kept
     transformers.utils.logging.disable_progress_bar()
     device, random_state = hardware.device(), torch.get_rng_state()
     rates: dict[str, float] = {}
@@ -77,10 +78,10 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
         "width": shape.hidden,
         "rates": {name: rates.get(name, getattr(card, name)) for name in hardware.RATES},
     }
-    return _filed([*others, row])
+    return _file([*others, row])
 
 
-def _filed(rows: list[dict[str, Any]]) -> Path:
+def _file(rows: list[dict[str, Any]]) -> Path:
     path = hardware.probes_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from grlo_lite.hardware import Card
-from grlo_lite.memory import Models, Sizes, checkpointing
+from grlo_lite.memory import WHOLE_BATCH, Models, Sizes, checkpointing
 from grlo_lite.recipe import Recipe
 from grlo_lite.shapes import Shape
 
@@ -14,7 +14,7 @@ PROMPTS = {"microcosm": (17, 20)}  # average and longest of a source whose token
 LOSS_BYTES = 56  # that a logit's loss and entropy read and write: about nine passes in fp32 forward, five backward
 BACKWARD_TRAFFIC = 1.5  # assumed: bytes that a layer's element-wise kernels move backward, over those forward
 BACKWARD_ATTENTION = 2.5  # the backward pass multiplies five matrices where the forward pass multiplies two
-ADAPTED = ("generate", "compact")  # engines whose layers carry their adapter; vLLM's kernels fuse it
+ADAPTED = ("generate", "compact")  # engines whose layers carry their adapter; vLLM's and Unsloth's kernels fuse it
 CPU_ANSWERS = 512  # answers of the closing measurement that are sampled together on a CPU
 
 
@@ -72,11 +72,11 @@ def rollout_seconds(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, comp
     """Of `completions`, a pass over the prompts and then a pass a token.
 
     On a GPU the kernels of a pass are launched by the CPU while others run, so whichever takes longer counts; on a CPU
-    both do. Transformers' own `generate` keeps a row to the end and reads each row's prompt; the other engines read a
-    prompt once for its group and let a row go when it ends, for the next to take its place.
+    both do. Transformers' own `generate`, and Unsloth's, keep a row to the end and read each row's prompt; the other
+    engines read a prompt once for its group and let a row go when it ends, for the next to take its place.
     """
     longest = recipe.rollout.max_tokens
-    rows, whole = min(sizes.rows_at_once, completions), sizes.engine == "generate"
+    rows, whole = min(sizes.rows_at_once, completions), sizes.engine in WHOLE_BATCH
     waves = ceil(completions / rows)
     steps = longest * (waves if whole else 1 + (waves - 1) * COMPLETION_SHARE)
     alive = completions * longest * (1 if whole else COMPLETION_SHARE) / steps
@@ -112,7 +112,7 @@ def host_seconds(shape: Shape, card: Card, engine: str) -> float:
     """What the CPU takes to launch a token's kernels; vLLM replays them from a CUDA graph."""
     if engine == "fast_inference":
         return card.token_seconds
-    a_layer = card.dense_layer_seconds if engine == "folded" else card.layer_seconds
+    a_layer = card.dense_layer_seconds if engine in ("folded", "unsloth") else card.layer_seconds
     return card.token_seconds + shape.layers * a_layer
 
 
