@@ -9,6 +9,7 @@ smaller one.
 
     python benchmarks/full_shape.py                                      Qwen3-4B with an 8B judge under 24 GiB
     python benchmarks/full_shape.py --shape qwen3-4b-16gb --cap-gib 16
+    python benchmarks/full_shape.py --probe                              beside a plan by the rates of this device
     python benchmarks/full_shape.py --longest                            its peak memory at the recipe's longest texts
     python benchmarks/full_shape.py --shape microcosm --steps 2          on a CPU
 """
@@ -16,6 +17,7 @@ smaller one.
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -107,6 +109,7 @@ def main() -> int:
         help="the kit's side alone, a step whose prompts and completions are all as long as the recipe of that name "
         "allows, with the sizes that it takes: peak memory by phase beside the plan",
     )
+    parser.add_argument("--probe", action="store_true", help="plan by what this device reaches, measured first")
     parser.add_argument("--profile", action="store_true", help="print where the last step's time goes, by operator")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the JSON goes")
     parser.add_argument("--side", choices=TASKS, help=argparse.SUPPRESS)
@@ -136,7 +139,7 @@ def in_a_process(arguments: argparse.Namespace, task: str) -> dict[str, Any]:
     own = [sys.executable, __file__, "--folder", str(arguments.folder), "--shape", arguments.shape]
     own += ["--steps", str(arguments.steps), "--engine", arguments.engine, "--backend", arguments.backend]
     own += ["--cap-gib", str(arguments.cap_gib)] if arguments.cap_gib else []
-    own += [f"--{flag}" for flag in ("profile", "longest") if getattr(arguments, flag)]
+    own += [f"--{flag}" for flag in ("profile", "longest", "probe") if getattr(arguments, flag)]
     done = subprocess.run([*own, "--side", task], check=False)
     written = arguments.folder / f"{task}.json"
     if done.returncode:
@@ -405,10 +408,13 @@ def our_recipe(arguments: argparse.Namespace, device: Any) -> dict[str, Any]:
 
 def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
     """`grlo_lite.train` as it is, with the clock beside its callbacks and completions that end where they are told."""
-    from grlo_lite import algorithm, parts, train
+    from grlo_lite import algorithm, parts, plan, train
 
     device, shape, folder = capped(arguments), SHAPES[arguments.shape], arguments.folder
     (folder / "recipe.yaml").write_text(yaml.safe_dump(our_recipe(arguments, device)))
+    if arguments.probe:
+        os.environ["GRLO_LITE_PROBES"] = str(folder / "probes.json")
+        plan.main([str(folder / "recipe.yaml"), "--probe"])
     load_policy, trainer = parts.load_policy, algorithm.trainer
     phases = Phases(device.type == "cuda")
     before: list[int | None] = []
@@ -574,6 +580,7 @@ def summary(arguments: argparse.Namespace, sides: dict[str, dict[str, Any]]) -> 
         "sides": phases,
         "ours_over_trl": ratio,
         "plan": sides.get("ours", {}).get("plan"),
+        "planned_by_probe": arguments.probe,
         "out_of_memory": sides.get("ours", {}).get("out_of_memory"),
         "profile": {side: measured["profile"] for side, measured in sides.items() if measured["profile"]},
     }
@@ -621,7 +628,8 @@ def table(result: dict[str, Any]) -> str:
         )
     if result["plan"]:
         lines += phase_peaks(result["sides"]["ours"], result["plan"])
-        lines.append("planned: " + ", ".join(f"{key} {value:.2f}" for key, value in result["plan"].items()))
+        by = " by --probe" if result["planned_by_probe"] else ""
+        lines.append(f"planned{by}: " + ", ".join(f"{key} {value:.2f}" for key, value in result["plan"].items()))
     if result["ours_over_trl"]:
         lines.append("ours / TRL: " + ", ".join(f"{k} {v:.2f}" for k, v in result["ours_over_trl"].items()))
     return "\n".join([*lines, *(f"\n{side}\n{profile}" for side, profile in result["profile"].items())])

@@ -18,6 +18,7 @@ GIB = 2**30
 # What a probe measures, as fields of Card, and what it is filed with
 RATES = (
     "flops",
+    "few_rows_flops",
     "bytes_a_second",
     "activation_bytes_a_second",
     "dequantized_a_second",
@@ -52,7 +53,8 @@ class Card:
     bf16: bool
     vram: int  # bytes, as PyTorch reports them
     flops: float  # a second, reached in large 16-bit matrix products
-    bytes_a_second: float  # reached by kernels that stream
+    few_rows_flops: float  # a second, that rows beyond the first reach in a token's products with all weights
+    bytes_a_second: float  # of weights, that a token of one row reaches in these products
     activation_bytes_a_second: float  # reached by a layer's element-wise kernels
     dequantized_a_second: float  # weights from NF4
     drawn_a_second: float  # logits among which a token is drawn
@@ -100,13 +102,15 @@ def known_cards() -> dict[str, Card]:
 def _card(name: str, title: str, row: dict[str, Any], vram_gib: float) -> Card:
     assumed = _numbers(NUMBERS / "cards.yaml")["assumed"]["cuda" if name != "cpu" else "cpu"]
     streamed = row["gb_s"] * 1e9 * assumed["memory"]
+    flops = row["tflops"] * 1e12 * row.get("matmul", assumed["matmul"])
     return Card(
         name=name,
         title=title,
         cuda=name != "cpu",
         bf16=row.get("bf16", False),
         vram=int(vram_gib * GIB),
-        flops=row["tflops"] * 1e12 * row.get("matmul", assumed["matmul"]),
+        flops=flops,
+        few_rows_flops=flops * assumed["few_rows"],
         bytes_a_second=streamed,
         activation_bytes_a_second=streamed,
         dequantized_a_second=streamed / assumed["dequantizing_bytes"],

@@ -22,9 +22,12 @@ DEPTHS = (2, 8)  # layers of the tiny model, between which a layer's launches sh
 SAID = 24  # tokens that it says
 LAYERS = 2  # of the recipe's own width
 WORDS = 1024  # vocabulary of these
+ROWS = 16  # of a token's products, beside one
+MOST_WEIGHTS = 10**9  # of these products
 SHOWN = {
     "flops": (1e12, "TFLOP/s in large matrix products"),
-    "bytes_a_second": (1e9, "GB/s in a kernel that streams"),
+    "bytes_a_second": (1e9, "GB/s of weights in a token's products with one row"),
+    "few_rows_flops": (1e12, "TFLOP/s for further rows"),
     "dequantized_a_second": (1e9, "billion weights a second from NF4"),
     "drawn_a_second": (1e9, "billion logits a second among which a token is drawn"),
     "layer_seconds": (1e-6, "µs of the host for a layer of a token, with adapter and NF4"),
@@ -58,7 +61,7 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
             print(f"  {value / unit:9.2f} {words}", flush=True)
 
     found(flops=matmul_flops(device))
-    found(bytes_a_second=streamed_bytes(device))
+    found(**token_products(shape, device))
     found(dequantized_a_second=dequantized_weights(device), drawn_a_second=drawn_logits(shape, device))
     with tempfile.TemporaryDirectory() as folder:
         found(**host_seconds(recipe, device, Path(folder)))
@@ -126,14 +129,28 @@ def matmul_flops(device: Any) -> float:
     return 2 * size**3 / median_seconds(lambda: a @ a, device)
 
 
-def streamed_bytes(device: Any) -> float:
-    """A second, read and written by a kernel that adds two large vectors."""
+def token_products(shape: Shape, device: Any) -> dict[str, float]:
+    """What one token reaches in its products with as many weights as the model has, or as fit into MOST_WEIGHTS: bytes
+    of weights a second for one row, and FLOPs a second for the rows after it.
+    """
     import torch
+    from torch.nn.functional import linear
 
-    count = 2**27 if device.type == "cuda" else 2**24
-    dtype = hardware.float_dtype(device)
-    a, b = (torch.ones(count, device=device, dtype=dtype) for _ in range(2))
-    return 3 * count * dtype.itemsize / median_seconds(lambda: torch.add(a, b, out=a), device)
+    dtype, count = hardware.float_dtype(device), shape.mlp * shape.hidden
+    copies = max(1, min(shape.linear_parameters, MOST_WEIGHTS) // count)
+    matrices = [torch.randn(shape.mlp, shape.hidden, device=device, dtype=dtype) for _ in range(copies)]
+    matrices.append(torch.randn(shape.vocabulary, shape.hidden, device=device, dtype=dtype))
+    weights = sum(matrix.numel() for matrix in matrices)
+
+    def seconds(rows: int) -> float:
+        x = torch.randn(rows, shape.hidden, device=device, dtype=dtype)
+        return median_seconds(lambda: [linear(x, matrix) for matrix in matrices], device)
+
+    one, few = seconds(1), seconds(ROWS)
+    return {
+        "bytes_a_second": dtype.itemsize * weights / one,
+        "few_rows_flops": 2 * (ROWS - 1) * weights / max(few - one, 0.01 * few),
+    }
 
 
 def dequantized_weights(device: Any) -> float:
@@ -228,8 +245,10 @@ def update(model: Any, shape: Shape) -> None:
     ids = torch.randint(shape.vocabulary, (rows, tokens), device=model.device)
     mask = torch.ones_like(ids)
     mask[0, 0] = 0
-    decoder = model.get_base_model().model
-    decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float().mean().backward()
+    in_16_bits = torch.autocast("cuda", hardware.float_dtype(model.device)) if model.device.type == "cuda" else None
+    with in_16_bits or nullcontext():  # as Trainer has it
+        said = model.get_base_model().model(input_ids=ids, attention_mask=mask, use_cache=False)
+    said.last_hidden_state.float().mean().backward()
 
 
 def activation_bytes(recipe: Recipe, shape: Shape, card: Card, model: Any) -> float:

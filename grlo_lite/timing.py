@@ -89,14 +89,15 @@ def rollout_seconds(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, comp
 def token_seconds(recipe: Recipe, shape: Shape, card: Card, engine: str, rows: float) -> float:
     """Of one token of `rows` completions that are half as long as they may become."""
     attended = prompt_tokens(recipe)[0] + recipe.rollout.max_tokens / 2
-    work = forward(recipe, shape, card, rows, 0, engine in ADAPTED)
-    head = 2 * rows * shape.embedding_parameters / card.flops
-    head_bytes = shape.embedding_parameters * card.float_bytes
-    weights = weights_seconds("none" if engine == "folded" else recipe.model.quantization, shape, card)
-    products = max(weights + head_bytes / card.bytes_a_second, work.flops / card.flops + head)
+    traffic = rows * shape.layers * token_traffic(shape, card, engine in ADAPTED)
+    multiplied = shape.linear_parameters + shape.embedding_parameters
+    products = 2 * rows * multiplied / card.few_rows_flops + (
+        weights_seconds("none" if engine == "folded" else recipe.model.quantization, shape, card)
+        + shape.embedding_parameters * card.float_bytes / card.bytes_a_second
+    )
     cache = cache_passes(shape, engine) * rows * attended * shape.kv_bytes_a_token(card.float_bytes)
     drawing = rows * shape.vocabulary / card.drawn_a_second * (2 if recipe.rollout.top_p < 1 else 1)
-    on_card = products + (work.traffic + cache) / card.activation_bytes_a_second + drawing
+    on_card = products + (traffic + cache) / card.activation_bytes_a_second + drawing
     launches = host_seconds(shape, card, engine)
     return max(on_card, launches) if card.cuda else on_card + launches
 
@@ -117,11 +118,12 @@ def host_seconds(shape: Shape, card: Card, engine: str) -> float:
 
 
 def reward_seconds(recipe: Recipe, models: Models, card: Card, tokens_per_batch: int) -> float:
-    """Of all judges that are optimized, over a step's average conversations, their weights dequantized once a
-    forward.
+    """Of all judges that are optimized. Conversations are sorted by length, padded to the longest of a forward and cut
+    at a budget of tokens; each forward dequantizes the weights.
     """
     tokens = recipe.rollout.batch * mean_tokens(recipe)
     passes = ceil(tokens / tokens_per_batch)
+    tokens *= (passes + 1) / passes
     total = 0.0
     for (shape, how), _ in zip(models.judges, recipe.reward.judges, strict=False):
         work = forward(recipe, shape, card, tokens, mean_tokens(recipe), adapted=False)

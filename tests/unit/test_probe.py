@@ -38,7 +38,7 @@ def test_a_probe_is_measured_filed_and_taken_by_the_next_plan(filed, monkeypatch
     printed = capsys.readouterr().out
     assert f"filed in {filed}\n" in printed
     assert "rates measured by --probe, 20" in printed
-    for words in ("TFLOP/s in large matrix products", "GB/s in a kernel that streams", "µs of the host for a layer"):
+    for words in ("TFLOP/s in large matrix products", "GB/s of weights in a token", "µs of the host for a layer"):
         assert words in printed
     kept, mine = json.loads(filed.read_text())["probes"]
     assert kept == other
