@@ -189,8 +189,9 @@ def _no_smaller_than_needed(
     """
     smallest = {key: values[-1] for key, values in sizes.items()}
     for key in reversed(list(learnt)):
-        without = {k: v for k, v in learnt.items() if k != key}
-        if not key.endswith((".name", ".revision")) and fits(smallest | without):
+        together = {key.replace(".revision", ".name"), key.replace(".name", ".revision")}  # a model and its commit
+        without = {k: v for k, v in learnt.items() if k not in together}
+        if fits(smallest | without):
             learnt = without
     chosen = dict(smallest)
     for key, values in sizes.items():
@@ -381,13 +382,13 @@ def _probed(recipe: Recipe) -> Card:
 def table() -> str:
     """Recipes by cards: peak GiB, hours and dollars, or a dash where it does not fit."""
     cards = hardware.known_cards().values()
-    rows = [f"{'':24}" + "".join(f"{card.title:>24}" for card in cards)]
+    rows = [f"{'':24}" + "".join(f"{card.title:>30}" for card in cards)]
     for name in recipes.shipped():
         cells = []
         for card in cards:
             planned = plan(recipes.load(name, []), card)
             cells.append(f"{planned.peak_bytes / GIB:.1f} GiB, {cost(planned)}" if planned.fits else "–")
-        rows.append(f"{name:24}" + "".join(f"{cell:>24}" for cell in cells))
+        rows.append(f"{name:24}" + "".join(f"{cell:>30}" for cell in cells))
     return "\n".join(rows)
 
 
