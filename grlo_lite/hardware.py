@@ -231,10 +231,17 @@ def probed(card: Card, device: str, vram: int) -> Card:
     unchanged where it has not. Raises BadInput where the file of the probes is damaged.
     """
     for row in probes():
-        same_size = abs(row["vram"] - vram) <= 0.05 * vram  # nvidia-smi and PyTorch do not agree to the byte
-        if row["device"] == device and same_size and row["torch"] == torch_version():
+        if same_device(row, device, vram):
             return replace(card, **{rate: row["rates"][rate] for rate in RATES}, probed=row["date"])
     return card
+
+
+def same_device(row: dict[str, Any], device: str, vram: int) -> bool:
+    """Whether a row of the probes' file is of this device, with the torch installed here; nvidia-smi and PyTorch do
+    not agree on its memory to the byte.
+    """
+    same_size = abs(row["vram"] - vram) <= 0.05 * vram
+    return row["device"] == device and same_size and row["torch"] == torch_version()
 
 
 def torch_version() -> str | None:

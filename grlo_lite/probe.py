@@ -48,10 +48,11 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     import torch
     import transformers
 
-    others = [row for row in hardware.probes() if row["device"] != device_name()]
+    device, random_state = hardware.device(), torch.get_rng_state()
+    vram = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else card.vram
+    others = [row for row in hardware.probes() if not hardware.same_device(row, device_name(), vram)]
     _file(others)  # a minute is not to be spent on what cannot be kept
     transformers.utils.logging.disable_progress_bar()
-    device, random_state = hardware.device(), torch.get_rng_state()
     rates: dict[str, float] = {}
 
     def found(**measured: float) -> None:
@@ -75,7 +76,7 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     torch.set_rng_state(random_state)
     row = {
         "device": device_name(),
-        "vram": torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else card.vram,
+        "vram": vram,
         "torch": hardware.torch_version(),
         "date": datetime.date.today().isoformat(),
         "width": shape.hidden,
