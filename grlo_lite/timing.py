@@ -8,7 +8,7 @@ from grlo_lite.memory import WHOLE_BATCH, Models, Sizes, checkpointing
 from grlo_lite.recipe import Recipe
 from grlo_lite.shapes import Shape
 
-PROMPT_SHARE = 0.25  # assumed: an average prompt's share of prompts.max_tokens; the longest of a batch has all of it
+PROMPT_SHARE = 0.25  # assumed: an average prompt's share of prompts.max_tokens; the longest has twice as much
 COMPLETION_SHARE = 0.5  # assumed: the same of a completion and rollout.max_tokens
 PROMPTS = {"microcosm": (17, 20)}  # average and longest of a source whose tokens were counted
 LOSS_BYTES = 56  # that a logit's loss and entropy read and write: about nine passes in fp32 forward, five backward
