@@ -57,7 +57,7 @@ def test_a_token_takes_kernels_and_host_one_after_the_other_on_a_cpu_and_side_by
 
 
 def test_rows_that_leave_make_room():
-    """Eight at once of 32: three waves more, half as long as the longest on average; `generate` waits for it each time."""
+    """Eight at once of 32: three waves more, on average half as long as the longest; `generate` waits for it."""
     values = wanted()
     seconds = {
         e: timing.rollout_seconds(values, SHAPE, CPU, memory.Sizes(8, 1, 1, e), 32) for e in ("compact", "generate")
