@@ -567,7 +567,7 @@ def summary(arguments: argparse.Namespace, sides: dict[str, dict[str, Any]]) -> 
         ours, trl = phases["ours"], phases["trl"]
         ratio = {key: ours[key] / trl[key] for key in ("step_seconds", *(f"{phase}_seconds" for phase in PHASES))}
     return {
-        "command": " ".join(["python benchmarks/full_shape.py", *sys.argv[1:]]),
+        "command": command(arguments),
         "device": torch.cuda.get_device_name() if on_gpu else platform.machine() + " cpu",
         "driver": environment.driver() if on_gpu else None,
         "versions": environment.versions(),
@@ -584,6 +584,12 @@ def summary(arguments: argparse.Namespace, sides: dict[str, dict[str, Any]]) -> 
         "out_of_memory": sides.get("ours", {}).get("out_of_memory"),
         "profile": {side: measured["profile"] for side, measured in sides.items() if measured["profile"]},
     }
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What to type for the same again, but for where the result goes."""
+    given = [word for word in sys.argv[1:] if word not in ("--out", str(arguments.out))]
+    return " ".join(["python benchmarks/full_shape.py", *given])
 
 
 def phases_of(measured: dict[str, Any]) -> dict[str, Any]:
