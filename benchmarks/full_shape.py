@@ -9,12 +9,15 @@ smaller one.
 
     python benchmarks/full_shape.py                                      Qwen3-4B with an 8B judge under 24 GiB
     python benchmarks/full_shape.py --shape qwen3-4b-16gb --cap-gib 16
+    python benchmarks/full_shape.py --probe                              beside a plan by the rates of this device
+    python benchmarks/full_shape.py --longest                            its peak memory at the recipe's longest texts
     python benchmarks/full_shape.py --shape microcosm --steps 2          on a CPU
 """
 
 import argparse
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -85,6 +88,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
 )
 END, ANSWERER = SPECIAL.index("<|im_end|>"), SPECIAL.index("assistant")
+# Tokens around a prompt: the start, role and end of its turn, the start and role of the answer
+TEMPLATE_TOKENS = 5
 LORA_RANK, SEED = 32, 0
 PHASES = ("rollout", "reward", "update")
 TASKS = ("models", "ours", "trl")
@@ -98,11 +103,20 @@ def main() -> int:
     parser.add_argument("--engine", default="auto", help="the kit's rollout.engine")
     parser.add_argument("--backend", default="transformers", choices=("transformers", "unsloth"))
     parser.add_argument("--only", choices=("ours", "trl"), help="leave the other side out")
+    parser.add_argument(
+        "--longest",
+        action="store_true",
+        help="the kit's side alone, a step whose prompts and completions are all as long as the recipe of that name "
+        "allows, with the sizes that it takes: peak memory by phase beside the plan",
+    )
+    parser.add_argument("--probe", action="store_true", help="plan by what this device reaches, measured first")
     parser.add_argument("--profile", action="store_true", help="print where the last step's time goes, by operator")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the JSON goes")
     parser.add_argument("--side", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.longest:
+        arguments.steps, arguments.only = 1, "ours"
     if arguments.side:
         measured = {"models": build_models, "ours": our_side, "trl": trl_side}[arguments.side](arguments)
         (arguments.folder / f"{arguments.side}.json").write_text(json.dumps(measured))
@@ -113,7 +127,8 @@ def main() -> int:
         sides = {side: in_a_process(arguments, side) for side in ("ours", "trl") if arguments.only in (None, side)}
     result = summary(arguments, sides)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{arguments.shape}-{'-'.join(result['device'].lower().split())}.json"
+    named = arguments.shape + ("-longest" if arguments.longest else "")
+    path = arguments.out / f"{named}-{'-'.join(result['device'].lower().split())}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{table(result)}\n{path}")
     return 0
@@ -124,7 +139,8 @@ def in_a_process(arguments: argparse.Namespace, task: str) -> dict[str, Any]:
     own = [sys.executable, __file__, "--folder", str(arguments.folder), "--shape", arguments.shape]
     own += ["--steps", str(arguments.steps), "--engine", arguments.engine, "--backend", arguments.backend]
     own += ["--cap-gib", str(arguments.cap_gib)] if arguments.cap_gib else []
-    done = subprocess.run([*own, *(["--profile"] if arguments.profile else []), "--side", task], check=False)
+    own += [f"--{flag}" for flag in ("profile", "longest", "probe") if getattr(arguments, flag)]
+    done = subprocess.run([*own, "--side", task], check=False)
     written = arguments.folder / f"{task}.json"
     if done.returncode:
         raise SystemExit(f"{task} ended with {done.returncode}")
@@ -157,7 +173,8 @@ def build_models(arguments: argparse.Namespace) -> dict[str, Any]:
         model.save_pretrained(folder / name)
         del model
         tokenizer(config.vocab_size).save_pretrained(folder / name)
-    prompts = random_prompts(policy.vocab_size, shape["tokens"][0], (arguments.steps + 1) * groups(shape))
+    shortest, longest = prompt_words(arguments)
+    prompts = random_prompts(policy.vocab_size, shortest, longest, (arguments.steps + 1) * groups(shape))
     rows = [json.dumps({"prompt": prompt}) for prompt in prompts]
     (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
     return {"seconds": time.monotonic() - began}
@@ -182,13 +199,40 @@ def tokenizer(words: int) -> Any:
     return whole
 
 
-def random_prompts(words: int, tokens: int, count: int) -> list[str]:
-    """So many distinct prompts of evenly drawn words, between half and all of `tokens` long."""
+def random_prompts(words: int, shortest: int, longest: int, count: int) -> list[str]:
+    """So many distinct prompts of evenly drawn words, between the shortest and the longest."""
     import random
 
     rng = random.Random(SEED)
-    lengths = [rng.randint(tokens // 2, tokens) for _ in range(count)]
+    lengths = [rng.randint(shortest, longest) for _ in range(count)]
     return [" ".join(f"w{rng.randrange(len(SPECIAL), words)}" for _ in range(length)) for length in lengths]
+
+
+def prompt_words(arguments: argparse.Namespace) -> tuple[int, int]:
+    """Words of the shortest and of the longest prompt, which the template makes TEMPLATE_TOKENS longer."""
+    prompt_tokens = SHAPES[arguments.shape]["tokens"][0]
+    if not arguments.longest:
+        return prompt_tokens // 2, prompt_tokens
+    words = limits(arguments)["prompts"] - TEMPLATE_TOKENS
+    return words, words
+
+
+def limits(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's limits: tokens of prompts and completions, micro-batch. With `--longest` those of the shipped
+    recipe of the shape's name, where there is one.
+    """
+    from grlo_lite import recipe as recipes
+
+    if arguments.longest and arguments.shape in recipes.shipped():
+        recipe = recipes.load(arguments.shape, [])
+        return {
+            "prompts": recipe.prompts.max_tokens,
+            "completions": recipe.rollout.max_tokens,
+            "micro": recipe.optimizer.micro_batch,
+        }
+    shape = SHAPES[arguments.shape]
+    prompt_tokens, *_, longest = shape["tokens"]
+    return {"prompts": prompt_tokens + 16, "completions": longest, "micro": shape["rollouts"][2]}
 
 
 def groups(shape: dict[str, Any]) -> int:
@@ -204,8 +248,8 @@ def length_of(first: Any, words: int, median: int, percentile_95: int) -> Any:
     return (math.log(median) + sigma * normal).exp().round().clamp(min=2)
 
 
-def ending(shape: dict[str, Any]) -> Callable[[Any, Any], Any]:
-    """A logits processor that ends each row at its own length, wherever it stands in whatever batch."""
+def ending(shape: dict[str, Any], never: bool = False) -> Callable[[Any, Any], Any]:
+    """A logits processor that ends each row at its own length, wherever it stands in whatever batch, or never."""
     _, median, percentile_95, _ = shape["tokens"]
 
     def process(ids_BT: Any, scores_BV: Any) -> Any:
@@ -215,7 +259,7 @@ def ending(shape: dict[str, Any]) -> Callable[[Any, Any], Any]:
         start_B = columns - (ids_BT == ANSWERER).flip(1).int().argmax(1)  # where the completion begins
         first_B = ids_BT.gather(1, start_B.clamp(max=columns - 1)[:, None])[:, 0]
         said_B = columns - start_B
-        ends_B = (said_B > 0) & (said_B + 1 >= length_of(first_B, words, median, percentile_95))
+        ends_B = (not never) & (said_B > 0) & (said_B + 1 >= length_of(first_B, words, median, percentile_95))
         scores_BV[:, : len(SPECIAL)] = -math.inf
         scores_BV[:, END] = torch.where(ends_B, math.inf, -math.inf)
         return torch.where(ends_B[:, None], scores_BV.clamp(min=-1e4, max=1e4), scores_BV)
@@ -223,12 +267,12 @@ def ending(shape: dict[str, Any]) -> Callable[[Any, Any], Any]:
     return process
 
 
-def ends_rows(model: Any, shape: dict[str, Any]) -> None:
-    """From now on `model.generate` ends each completion at its own length."""
+def ends_rows(model: Any, shape: dict[str, Any], never: bool = False) -> None:
+    """From now on `model.generate` ends each completion at its own length, or never."""
     from transformers import LogitsProcessorList
 
     plain = model.generate
-    model.generate = lambda **inputs: plain(logits_processor=LogitsProcessorList([ending(shape)]), **inputs)
+    model.generate = lambda **inputs: plain(logits_processor=LogitsProcessorList([ending(shape, never)]), **inputs)
 
 
 # --- the clock -------------------------------------------------------------------------------------------------------
@@ -335,9 +379,8 @@ def loaded(device: Any) -> int | None:
 
 def our_recipe(arguments: argparse.Namespace, device: Any) -> dict[str, Any]:
     """The recipe that does the shape's work."""
-    shape, folder = SHAPES[arguments.shape], arguments.folder
-    prompt_tokens, *_, longest = shape["tokens"]
-    rollouts, group, micro = shape["rollouts"]
+    folder, allowed = arguments.folder, limits(arguments)
+    rollouts, group, _ = SHAPES[arguments.shape]["rollouts"]
     return {
         "seed": SEED,
         "backend": arguments.backend,
@@ -345,13 +388,18 @@ def our_recipe(arguments: argparse.Namespace, device: Any) -> dict[str, Any]:
         "lora": {"rank": LORA_RANK, "alpha": 2 * LORA_RANK},
         "prompts": {
             "source": str(folder / "prompts.jsonl"),
-            "max_tokens": prompt_tokens + 16,
+            "max_tokens": allowed["prompts"],
             "near_duplicates": None,
             "decontaminate": False,
         },
-        "rollout": {"group_size": group, "batch": rollouts, "max_tokens": longest, "engine": arguments.engine},
+        "rollout": {
+            "group_size": group,
+            "batch": rollouts,
+            "max_tokens": allowed["completions"],
+            "engine": arguments.engine,
+        },
         "reward": {"name": str(folder / "reward")},
-        "optimizer": {"name": "adamw_8bit" if device.type == "cuda" else "adamw", "micro_batch": micro},
+        "optimizer": {"name": "adamw_8bit" if device.type == "cuda" else "adamw", "micro_batch": allowed["micro"]},
         "budget": {"steps": arguments.steps + 1, "checkpoint_every": 1000},
         "evaluation": {"heldout_prompts": 0},
         "logging": {"samples_per_step": 0},
@@ -360,17 +408,20 @@ def our_recipe(arguments: argparse.Namespace, device: Any) -> dict[str, Any]:
 
 def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
     """`grlo_lite.train` as it is, with the clock beside its callbacks and completions that end where they are told."""
-    from grlo_lite import algorithm, parts, train
+    from grlo_lite import algorithm, parts, plan, train
 
     device, shape, folder = capped(arguments), SHAPES[arguments.shape], arguments.folder
     (folder / "recipe.yaml").write_text(yaml.safe_dump(our_recipe(arguments, device)))
+    if arguments.probe:
+        os.environ["GRLO_LITE_PROBES"] = str(folder / "probes.json")
+        plan.main([str(folder / "recipe.yaml"), "--probe"])
     load_policy, trainer = parts.load_policy, algorithm.trainer
     phases = Phases(device.type == "cuda")
     before: list[int | None] = []
 
     def loading(*words: Any) -> Any:
         policy = load_policy(*words)
-        ends_rows(policy.model, shape)
+        ends_rows(policy.model, shape, never=arguments.longest)
         return policy
 
     def training(recipe: Any, output: Path, policy: Any, rewards: Any, rows: Any, callbacks: Any, *more: Any) -> Any:
@@ -381,7 +432,8 @@ def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
     parts.load_policy, algorithm.trainer = loading, training
     if train.main([str(folder / "recipe.yaml"), "--run-dir", str(folder / "run")]):
         raise SystemExit("the run failed")
-    return what_was_measured(phases, before[0]) | {"plan": planned(arguments)}
+    halved = json.loads((folder / "run" / "summary.json").read_text()).get("out_of_memory", [])
+    return what_was_measured(phases, before[0]) | {"plan": planned(arguments), "out_of_memory": halved}
 
 
 def planned(arguments: argparse.Namespace) -> dict[str, float]:
@@ -403,13 +455,9 @@ def trl_side(arguments: argparse.Namespace) -> dict[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
-
-    from grlo_lite.hardware import float_dtype
+    from trl import GRPOTrainer
 
     device, shape, folder = capped(arguments), SHAPES[arguments.shape], arguments.folder
-    rollouts, group, micro = shape["rollouts"]
-    in_16_bits = str(float_dtype(device)).removeprefix("torch.")
     policy = four_bit(AutoModelForCausalLM, folder / "policy", device)
     judge = four_bit(AutoModelForSequenceClassification, folder / "reward", device).eval()
     words = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left", eos_token="<|im_end|>")
@@ -418,8 +466,33 @@ def trl_side(arguments: argparse.Namespace) -> dict[str, Any]:
     phases = Phases(device.type == "cuda")
     watch, timed = clock(rewards, phases, arguments.profile)
     prompts = [json.loads(line)["prompt"] for line in (folder / "prompts.jsonl").read_text().splitlines()]
-    config = GRPOConfig(
-        output_dir=str(folder / "trl"),
+    trainer = GRPOTrainer(
+        model=policy,
+        reward_funcs=timed,
+        args=trl_settings(arguments, device),
+        train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": p}] for p in prompts]}),
+        processing_class=words,
+        peft_config=LoraConfig(
+            r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+        callbacks=[watch],
+    )
+    ends_rows(trainer.model, shape)
+    before = loaded(device)
+    trainer.train()
+    return what_was_measured(phases, before)
+
+
+def trl_settings(arguments: argparse.Namespace, device: Any) -> Any:
+    from trl import GRPOConfig
+
+    from grlo_lite.hardware import float_dtype
+
+    shape = SHAPES[arguments.shape]
+    rollouts, group, micro = shape["rollouts"]
+    in_16_bits = str(float_dtype(device)).removeprefix("torch.")
+    return GRPOConfig(
+        output_dir=str(arguments.folder / "trl"),
         seed=SEED,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=rollouts // micro,
@@ -440,21 +513,6 @@ def trl_side(arguments: argparse.Namespace) -> dict[str, Any]:
         disable_tqdm=True,
         logging_strategy="no",
     )
-    trainer = GRPOTrainer(
-        model=policy,
-        reward_funcs=timed,
-        args=config,
-        train_dataset=Dataset.from_dict({"prompt": [[{"role": "user", "content": p}] for p in prompts]}),
-        processing_class=words,
-        peft_config=LoraConfig(
-            r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
-        callbacks=[watch],
-    )
-    ends_rows(trainer.model, shape)
-    before = loaded(device)
-    trainer.train()
-    return what_was_measured(phases, before)
 
 
 def four_bit(kind: Any, folder: Path, device: Any) -> Any:
@@ -509,7 +567,7 @@ def summary(arguments: argparse.Namespace, sides: dict[str, dict[str, Any]]) -> 
         ours, trl = phases["ours"], phases["trl"]
         ratio = {key: ours[key] / trl[key] for key in ("step_seconds", *(f"{phase}_seconds" for phase in PHASES))}
     return {
-        "command": " ".join(["python benchmarks/full_shape.py", *sys.argv[1:]]),
+        "command": command(arguments),
         "device": torch.cuda.get_device_name() if on_gpu else platform.machine() + " cpu",
         "driver": environment.driver() if on_gpu else None,
         "versions": environment.versions(),
@@ -522,8 +580,16 @@ def summary(arguments: argparse.Namespace, sides: dict[str, dict[str, Any]]) -> 
         "sides": phases,
         "ours_over_trl": ratio,
         "plan": sides.get("ours", {}).get("plan"),
+        "planned_by_probe": arguments.probe,
+        "out_of_memory": sides.get("ours", {}).get("out_of_memory"),
         "profile": {side: measured["profile"] for side, measured in sides.items() if measured["profile"]},
     }
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What to type for the same again, but for where the result goes."""
+    given = [word for word in sys.argv[1:] if word not in ("--out", str(arguments.out))]
+    return " ".join(["python benchmarks/full_shape.py", *given])
 
 
 def phases_of(measured: dict[str, Any]) -> dict[str, Any]:
@@ -567,10 +633,22 @@ def table(result: dict[str, Any]) -> str:
             f"| {found['completion_tokens']:,.0f} | {max(peaks, default=found['peak_resident_gib']):.2f} |"
         )
     if result["plan"]:
-        lines.append("planned: " + ", ".join(f"{key} {value:.2f}" for key, value in result["plan"].items()))
+        lines += phase_peaks(result["sides"]["ours"], result["plan"])
+        by = " by --probe" if result["planned_by_probe"] else ""
+        lines.append(f"planned{by}: " + ", ".join(f"{key} {value:.2f}" for key, value in result["plan"].items()))
     if result["ours_over_trl"]:
         lines.append("ours / TRL: " + ", ".join(f"{k} {v:.2f}" for k, v in result["ours_over_trl"].items()))
     return "\n".join([*lines, *(f"\n{side}\n{profile}" for side, profile in result["profile"].items())])
+
+
+def phase_peaks(found: dict[str, Any], planned: dict[str, float]) -> list[str]:
+    """A line of peak memory by phase beside the plan's; none on a CPU."""
+    peaks = [
+        f"{phase} {found[f'{phase}_peak_gib']:.2f} ({planned[f'{phase}_gib']:.2f})"
+        for phase in PHASES
+        if f"{phase}_peak_gib" in found
+    ]
+    return [f"peak GiB (planned, with the CUDA context): {', '.join(peaks)}"] if peaks else []
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from grlo_lite import processes
 from grlo_lite.halving import Halvings
+from grlo_lite.pace import Pace, duration
 from grlo_lite.policy import trainable_in_fp32
 from grlo_lite.recipe import Budget
 from grlo_lite.rundir import RunDir, append_lines, require_space_for_checkpoint
@@ -36,6 +37,7 @@ class Journal(TrainerCallback):
         heldout: Callable[[int], dict[str, float]],
         halvings: Halvings,
         best_by: str,
+        pace: Pace,
     ):
         self.run = run
         self.rewards = rewards
@@ -47,6 +49,7 @@ class Journal(TrainerCallback):
         self.heldout = heldout
         self.halvings = halvings
         self.best_by = best_by  # the metric by which a checkpoint is the best
+        self.pace = pace
         self.writes = processes.is_main()
         self.bar: tqdm | None = None
         self.batch: Rollouts | None = None  # the newest one, of all processes
@@ -107,8 +110,22 @@ class Journal(TrainerCallback):
             append_lines(self.run.metrics, [line])
         self.last_line = line
         tokens_per_second = line["generated_tokens_step"] / (time.monotonic() - self.step_began)
-        self.bar.set_postfix_str(f"reward {line['reward_mean']:+.2f}, {tokens_per_second:.0f} tokens/s", refresh=False)
+        left = self._left(line)
+        self.bar.set_postfix_str(
+            f"reward {line['reward_mean']:+.2f}, {tokens_per_second:.0f} tokens/s{left}", refresh=False
+        )
         self.bar.update()
+
+    def _left(self, line: dict[str, Any]) -> str:
+        """What the progress bar says of the time left; says as well where the run is far from its plan."""
+        left, deviation = self.pace.left(line), self.pace.deviation()
+        if deviation is not None and self.writes:
+            tqdm.write(deviation)
+        if left is None:
+            return ""
+        if self.budget.hours is not None:
+            left = min(left, max(0.0, self.budget.hours * 3600 - line["elapsed_seconds"]))
+        return f", {duration(left)} left"
 
     def on_save(self, args, state, control, **_):
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"

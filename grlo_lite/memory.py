@@ -22,9 +22,9 @@ PARTS = (
     "reward activations",
     "CUDA context",
 )
+WHOLE_BATCH = ("generate", "unsloth")  # engines that read every row's prompt and keep every row to the end
 SAMPLING_BYTES = 16  # of a logit while a token is drawn: 16-bit, fp32, filtered, probability
 TOP_P_BYTES = 16  # more of it where top_p sorts: values and 64-bit indices
-LOGIT_BYTES = 12  # of a logit while its loss goes backward: fp32 value, its gradient, the gradient's copy by a slice
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sizes:
     rows_at_once: int
     micro_batch: int
     reward_tokens: int
-    folded: bool  # whether a dense copy of the adapted weights stands beside them during a rollout
+    engine: str  # as rollout.engine; `unsloth` is Unsloth's own `generate`
 
 
 def models(recipe: Recipe) -> Models:
@@ -88,29 +88,51 @@ def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, 
     adapter = 4 * shape.adapter_parameters(recipe.lora)
     optimizer = optimizer_bytes(recipe, shape)
     resting = {"weights": weights, "adapter": adapter, "reward weights": judges, "CUDA context": context}
-    tokens = recipe.prompts.max_tokens + recipe.rollout.max_tokens
-    cache = sizes.rows_at_once * tokens * shape.kv_bytes_a_token(card.float_bytes)
-    copied = 0 if card.cuda else ceil(cache / shape.layers)  # Transformers copies a layer's cache where it grows
-    dense = card.float_bytes * shape.linear_parameters if sizes.folded else 0
     return {
         "load": resting | {"activations": loading_bytes(models, card)},
-        "rollout": resting
-        | {
-            "weights": weights + dense,
-            "optimizer": optimizer,
-            "KV cache": cache + copied,
-            "activations": prefill_bytes(recipe, shape, card, sizes.rows_at_once),
-            "logits": sizes.rows_at_once * shape.vocabulary * sampling_bytes(recipe),
-        },
+        "rollout": resting | {"optimizer": optimizer} | rollout_bytes(recipe, shape, card, sizes, weights),
         "reward": resting
         | {"optimizer": optimizer, "reward activations": scoring_bytes(models, card, sizes.reward_tokens)},
         "update": resting
         | {
             "optimizer": optimizer + adapter,  # a gradient for every number of the adapter
             "activations": update_bytes(recipe, shape, card, sizes.micro_batch),
-            "logits": logit_bytes(recipe, shape, sizes.micro_batch),
+            "logits": logit_bytes(recipe, shape, card, sizes.micro_batch),
         },
     }
+
+
+def rollout_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, weights: int) -> dict[str, int]:
+    """What the rollout's engine needs, by part: weights, cache, the prompts' activations, logits.
+
+    Transformers' `generate` copies a layer's cache where it grows and, for attention under a mask, spreads it over the
+    query heads; the other engines do neither. `folded` adds a dense copy of the adapted weights. vLLM takes its share
+    of the card, whatever it puts there.
+    """
+    a_row = row_bytes(recipe, shape, card)
+    if sizes.engine == "fast_inference":
+        return {"weights": weights, "KV cache": max(0, int(recipe.rollout.vllm_memory * card.vram) - weights)}
+    cache = sizes.rows_at_once * a_row
+    copied = ceil(cache / shape.layers * (1 + shape.heads / shape.kv_heads)) if sizes.engine == "generate" else 0
+    dense = card.float_bytes * shape.linear_parameters if sizes.engine == "folded" else 0
+    return {
+        "weights": weights + dense,
+        "KV cache": cache + copied,
+        "activations": prefill_bytes(recipe, shape, card, sizes),
+        "logits": sizes.rows_at_once * shape.vocabulary * sampling_bytes(recipe),
+    }
+
+
+def row_bytes(recipe: Recipe, shape: Shape, card: Card) -> int:
+    """Of a completion's keys and values at full length."""
+    return (recipe.prompts.max_tokens + recipe.rollout.max_tokens) * shape.kv_bytes_a_token(card.float_bytes)
+
+
+def vllm_rows(recipe: Recipe, shape: Shape, card: Card) -> int:
+    """The completions at full length whose cache fits into vLLM's share beside the weights and a prompt's pass."""
+    weights = policy_bytes(recipe, shape, card)
+    read = recipe.prompts.max_tokens * lora_layer_bytes(shape, card, 4) + largest_matrix(shape, card.float_bytes)
+    return max(0, int(recipe.rollout.vllm_memory * card.vram) - weights - read) // row_bytes(recipe, shape, card)
 
 
 def sampling_bytes(recipe: Recipe) -> int:
@@ -128,12 +150,13 @@ def lora_layer_bytes(shape: Shape, card: Card, adapted_width: int) -> int:
     return shape.mlp * (2 * card.float_bytes + 2 * adapted_width) + 2 * shape.hidden * 4
 
 
-def prefill_bytes(recipe: Recipe, shape: Shape, card: Card, rows: int) -> int:
+def prefill_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes) -> int:
     """Of the prompts' forward pass, a prompt once for its group where the kit's engine reads them, and one dequantized
     matrix.
     """
     a_token = lora_layer_bytes(shape, card, 4)
-    prompts = ceil(rows / recipe.rollout.group_size) if card.cuda else rows
+    rows = sizes.rows_at_once
+    prompts = rows if sizes.engine in WHOLE_BATCH else ceil(rows / recipe.rollout.group_size)
     return prompts * recipe.prompts.max_tokens * a_token + largest_matrix(shape, card.float_bytes)
 
 
@@ -151,15 +174,22 @@ def reward_token_bytes(shape: Shape, card: Card) -> int:
     return 8 * shape.hidden + card.float_bytes * (8 * shape.hidden + 3 * shape.mlp)
 
 
+def checkpointing(recipe: Recipe, card: Card) -> bool:
+    """Whether the update computes activations again instead of keeping them; `auto` is on a GPU."""
+    wanted = recipe.optimizer.gradient_checkpointing
+    return card.cuda if wanted == "auto" else wanted
+
+
 def update_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> int:
-    """What a micro-batch's backward pass keeps: with gradient checkpointing (on a GPU) the residual stream between
-    layers and one layer's activations; without it (on a CPU) every layer's.
+    """What a micro-batch's backward pass keeps: with gradient checkpointing the residual stream between layers and
+    one layer's activations; without it every layer's.
     """
     tokens = micro_batch * (recipe.prompts.max_tokens + recipe.rollout.max_tokens)
-    layer = tokens * layer_bytes(shape, card)
-    if not card.cuda:
-        return shape.layers * layer
-    return tokens * (shape.layers + 2) * shape.hidden * card.float_bytes + layer + largest_matrix(shape, 2)
+    layer = int(tokens * layer_bytes(shape, card) * card.activation_share)
+    matrix = largest_matrix(shape, card.float_bytes)
+    if not checkpointing(recipe, card):
+        return shape.layers * layer + matrix
+    return tokens * (shape.layers + 2) * shape.hidden * card.float_bytes + layer + matrix
 
 
 def layer_bytes(shape: Shape, card: Card) -> int:
@@ -172,6 +202,6 @@ def layer_bytes(shape: Shape, card: Card) -> int:
     return width * (inputs + outputs) + card.float_bytes * 3 * shape.mlp + 8 * shape.hidden
 
 
-def logit_bytes(recipe: Recipe, shape: Shape, micro_batch: int) -> int:
+def logit_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> int:
     """Of a micro-batch's loss."""
-    return micro_batch * (recipe.rollout.max_tokens + 1) * shape.vocabulary * LOGIT_BYTES
+    return int(micro_batch * (recipe.rollout.max_tokens + 1) * shape.vocabulary * card.logit_bytes)

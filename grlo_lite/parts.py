@@ -54,11 +54,13 @@ def prompt_rows(
     """The prompts that are worth asking and no benchmark's, split into those to train on and those to measure on; and
     the content of contamination.json.
     """
-    from grlo_lite.policy import formatted, load_tokenizer
+    from grlo_lite.policy import PLAIN_TEMPLATE, formatted, load_tokenizer
 
     wanted = recipe.prompts
     rows, notes = prompts.load(wanted.parts(), wanted.limit, recipe.seed)
     tokenizer = load_tokenizer(policy_path(recipe), recipe.model.revision)
+    if tokenizer.chat_template == PLAIN_TEMPLATE:
+        print(f"{recipe.model.name} has no chat template: prompts are written as plain text, User: … Assistant:")
 
     def token_count(messages: prompts.Messages) -> int:
         return len(tokenizer(formatted(tokenizer, messages), add_special_tokens=False)["input_ids"])

@@ -4,21 +4,31 @@
 """
 
 import argparse
+import bisect
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from grlo_lite import hardware, memory, timing
+from grlo_lite import hardware, memory, policy, timing
 from grlo_lite import recipe as recipes
-from grlo_lite.cli import DOES_NOT_FIT, run_command
+from grlo_lite.cli import DOES_NOT_FIT, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.hardware import GIB, Card
 from grlo_lite.memory import Models, Sizes
+from grlo_lite.pace import Expected, duration
 from grlo_lite.recipe import Recipe
 
 FEW_ROWS = 16  # with room for fewer, the rollout engine does without its dense copy
+MICRO_BATCHES = (8, 4, 3, 2, 1)  # that `auto` tries, on a GPU
+REWARD_TOKENS = (32768, 16384, 8192, 4096, 2048, 1024)
+SMALLER_JUDGES = ("Skywork/Skywork-Reward-V2-Qwen3-1.7B", "Skywork/Skywork-Reward-V2-Qwen3-0.6B")
+SMALLER_POLICIES = {
+    "Qwen/Qwen3-1.7B-Base": "ea980cb0a6c2ae4b936e82123acc929f1cec04c1",
+    "Qwen/Qwen3-0.6B-Base": "da87bfb608c14b7cf20ba1ce41287e8de496c0cd",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Plan:
     micro_batch: int
     rows_at_once: int
     reward_tokens: int
-    folded: bool
+    engine: str  # of the rollout
     max_completion_tokens: int  # the longest rollout.max_tokens that fits, 0 where none does
     seconds: dict[str, float]
     hours: float
@@ -49,7 +59,7 @@ def plan(recipe: Recipe, card: Card) -> Plan:
     totals = {phase: sum(parts.values()) for phase, parts in vram.items()}
     peak = max(totals, key=lambda phase: totals[phase])
     seconds = timing.seconds(recipe, models, card, sizes)
-    whole = recipe.budget.steps * sum(seconds.values()) + timing.measurement_seconds(recipe, models, card, sizes)
+    whole = recipe.budget.steps * sum(seconds.values()) + timing.measurement_seconds(recipe, models, card)
     price = recipe.budget.usd_per_hour or hardware.price(card)
     return Plan(
         vram=vram,
@@ -59,8 +69,8 @@ def plan(recipe: Recipe, card: Card) -> Plan:
         micro_batch=sizes.micro_batch,
         rows_at_once=sizes.rows_at_once,
         reward_tokens=sizes.reward_tokens,
-        folded=sizes.folded,
-        max_completion_tokens=_longest(recipe, models, card),
+        engine=sizes.engine,
+        max_completion_tokens=_longest(recipe, models, card, sizes.engine),
         seconds=seconds,
         hours=whole / 3600,
         usd=whole / 3600 * price if price else None,
@@ -69,43 +79,73 @@ def plan(recipe: Recipe, card: Card) -> Plan:
 
 def _sizes(recipe: Recipe, models: Models, card: Card) -> Sizes:
     """The largest sizes that fit, the smallest there are where none does; on a CPU what training takes there."""
+    rows, engine = _rollout_sizes(recipe, models, card)
     an_update = recipe.rollout.batch // recipe.algorithm.updates_per_rollout
-    wanted_micro, wanted_tokens = recipe.optimizer.micro_batch, recipe.reward.tokens_per_batch
+    micro, tokens = recipe.optimizer.micro_batch, recipe.reward.tokens_per_batch
+    if micro == "auto":
+        divisors = [n for n in MICRO_BATCHES if an_update % n == 0]
+        fitting = [n for n in divisors if _fits(recipe, models, card, "update", Sizes(1, n, 1, engine))]
+        micro = (fitting or [1])[0] if card.cuda else an_update
+    if tokens == "auto":
+        fitting = [n for n in REWARD_TOKENS if _fits(recipe, models, card, "reward", Sizes(1, 1, n, engine))]
+        tokens = (fitting or [1024])[0] if card.cuda else 8192
+    longest = min(recipe.reward.max_tokens, recipe.prompts.max_tokens + recipe.rollout.max_tokens)
+    return Sizes(rows, micro, max(tokens, longest) if card.cuda else tokens, engine)
+
+
+def _rollout_sizes(recipe: Recipe, models: Models, card: Card) -> tuple[int, str]:
+    """How many completions are decoded together, and by which engine: the one that a run would take here.
+
+    `generate` takes the whole batch, and half of it where memory runs out; the kit's engines take as many as fit, and
+    `folded` gives up its dense copy where that leaves room for too few.
+    """
+    engine = _engine(recipe, card)
+    batch, wanted = recipe.rollout.batch, recipe.rollout.rows_at_once
+    most = batch if wanted == "auto" else min(wanted, batch)
+
+    def fits(rows: int, engine: str) -> bool:
+        return _fits(recipe, models, card, "rollout", Sizes(rows, 1, 1, engine))
+
+    if engine == "fast_inference":
+        return min(batch, max(1, memory.vllm_rows(recipe, models.policy, card))), engine
+    if engine in memory.WHOLE_BATCH:
+        rows = batch
+        while card.cuda and rows > 1 and not fits(rows, engine):
+            rows //= 2
+        return rows, engine
     if not card.cuda:
-        micro = an_update if wanted_micro == "auto" else wanted_micro
-        return Sizes(recipe.rollout.batch, micro, 8192 if wanted_tokens == "auto" else wanted_tokens, False)
-
-    def fits(phase: str, **sizes: Any) -> bool:
-        tried = Sizes(**({"rows_at_once": 1, "micro_batch": 1, "reward_tokens": 1024, "folded": False} | sizes))
-        return sum(memory.vram(recipe, models, card, tried)[phase].values()) <= card.usable
-
-    micros = [n for n in (8, 4, 3, 2) if an_update % n == 0 and fits("update", micro_batch=n)]
-    micro = (micros or [1])[0] if wanted_micro == "auto" else wanted_micro
-    budgets = [n for n in (32768, 16384, 8192, 4096, 2048) if fits("reward", reward_tokens=n)]
-    tokens = (budgets or [1024])[0] if wanted_tokens == "auto" else wanted_tokens
-    tokens = max(tokens, min(recipe.reward.max_tokens, recipe.prompts.max_tokens + recipe.rollout.max_tokens))
-    batch = recipe.rollout.batch
-    for folded in (True, False):
-        rows = next((n for n in range(batch, 0, -1) if fits("rollout", rows_at_once=n, folded=folded)), 0)
-        if rows >= min(FEW_ROWS, batch) or not folded:
-            return Sizes(max(rows, 1), micro, tokens, folded and rows > 0)
-    raise AssertionError
+        return most, engine
+    with_copy = _most(most, lambda rows: fits(rows, "folded")) if engine == "folded" else 0
+    if with_copy >= min(FEW_ROWS, most):
+        return with_copy, "folded"
+    return max(1, _most(most, lambda rows: fits(rows, "compact"))), "compact"
 
 
-def _longest(recipe: Recipe, models: Models, card: Card) -> int:
-    for tokens in range(32768, 0, -64):
-        longer = _changed(recipe, {"rollout.max_tokens": tokens})
-        if (
-            _peak(
-                longer,
-                models,
-                card,
-                Sizes(1, 1 if recipe.optimizer.micro_batch == "auto" else recipe.optimizer.micro_batch, 1024, False),
-            )
-            <= card.usable
-        ):
-            return tokens
-    return 0
+def _engine(recipe: Recipe, card: Card) -> str:
+    """What a run would take; what the recipe names itself need not be installed where it is planned."""
+    backend = policy.chosen_backend("auto", card) if recipe.backend == "auto" else recipe.backend
+    wanted = recipe.rollout.engine
+    if wanted == "fast_inference" and backend == "unsloth" and card.cuda:
+        return wanted
+    engine = policy.chosen_engine(wanted, backend, recipe.model.quantization, card)
+    return "unsloth" if (engine, backend) == ("generate", "unsloth") else engine
+
+
+def _most(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `most` that fits, 0 where none does; what fits, fits for every smaller number."""
+    return bisect.bisect_left(range(1, most + 1), True, key=lambda n: not fits(n))
+
+
+def _fits(recipe: Recipe, models: Models, card: Card, phase: str, sizes: Sizes) -> bool:
+    return sum(memory.vram(recipe, models, card, sizes)[phase].values()) <= card.usable
+
+
+def _longest(recipe: Recipe, models: Models, card: Card, engine: str) -> int:
+    micro = 1 if recipe.optimizer.micro_batch == "auto" else recipe.optimizer.micro_batch
+    smallest = Sizes(1, micro, 1024, "compact" if engine == "folded" else engine)
+    return 64 * _most(
+        512, lambda n: _peak(_changed(recipe, {"rollout.max_tokens": 64 * n}), models, card, smallest) <= card.usable
+    )
 
 
 def _peak(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> int:
@@ -113,37 +153,88 @@ def _peak(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> int:
 
 
 def cheapest_change(recipe: Recipe, card: Card) -> str | None:
-    """The overrides, as `section.key=value …`, that make a recipe fit and change least of what is learnt; None where
-    it fits, or where nothing makes it fit.
+    """The overrides, as `section.key=value …`, that make a recipe fit and change least of what is learnt, beside sizes
+    as large as fit with them; None where it fits, or where nothing makes it fit.
     """
     if plan(recipe, card).fits:
         return None
+    sizes = _smaller_sizes(recipe, card)
+    smallest = {key: values[-1] for key, values in sizes.items()}
+
+    def fits(changes: dict[str, Any]) -> bool:
+        return plan(_changed(recipe, changes), card).fits
+
+    for key, values in sizes.items():
+        for value in values:
+            if fits({key: value}):
+                return _overrides({key: value})
     gathered: dict[str, Any] = {}
-    for change in _changes(recipe):
-        for tried in (change, gathered | change):
-            if plan(_changed(recipe, tried), card).fits:
-                return " ".join(f"{key}={value}" for key, value in tried.items())
+    for change in ({}, *_changes(recipe)):
+        for learnt in (change, gathered | change):
+            if fits(smallest | learnt):
+                return _overrides(_no_smaller_than_needed(sizes, learnt, fits))
         gathered |= change
     return None
 
 
+def _overrides(changes: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in changes.items())
+
+
+def _no_smaller_than_needed(
+    sizes: dict[str, list[Any]], learnt: dict[str, Any], fits: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """Changes that fit with the smallest sizes, without those that can be left out, the last first, and with each size
+    as it was, or as large as fits.
+    """
+    smallest = {key: values[-1] for key, values in sizes.items()}
+    for key in reversed(list(learnt)):
+        together = {key.replace(".revision", ".name"), key.replace(".name", ".revision")}  # a model and its commit
+        without = {k: v for k, v in learnt.items() if k not in together}
+        if fits(smallest | without):
+            learnt = without
+    chosen = dict(smallest)
+    for key, values in sizes.items():
+        others = {k: v for k, v in chosen.items() if k != key}
+        if fits(others | learnt):
+            chosen = others
+            continue
+        chosen[key] = next(value for value in values if fits(others | {key: value} | learnt))
+    return chosen | learnt
+
+
+def _smaller_sizes(recipe: Recipe, card: Card) -> dict[str, list[Any]]:
+    """What a recipe says itself and could say smaller, with the same result in more time; from large to small."""
+    sizes: dict[str, list[Any]] = {}
+    an_update, micro = recipe.rollout.batch // recipe.algorithm.updates_per_rollout, recipe.optimizer.micro_batch
+    if micro != "auto":
+        sizes["optimizer.micro_batch"] = [n for n in range(micro - 1, 0, -1) if an_update % n == 0]
+    if recipe.reward.tokens_per_batch != "auto":
+        wanted = recipe.reward.tokens_per_batch
+        sizes["reward.tokens_per_batch"] = [n for n in REWARD_TOKENS if n < wanted]
+    if recipe.optimizer.gradient_checkpointing is False:
+        sizes["optimizer.gradient_checkpointing"] = [True]
+    if _engine(recipe, card) == "fast_inference":
+        sizes["rollout.vllm_memory"] = [n / 20 for n in range(19, 0, -1) if n / 20 < recipe.rollout.vllm_memory]
+    elif recipe.rollout.engine == "generate" and recipe.backend == "transformers":
+        sizes["rollout.engine"] = ["compact"]
+    return {key: values for key, values in sizes.items() if values}
+
+
 def _changes(recipe: Recipe) -> list[dict[str, Any]]:
-    """From what changes nothing that is learnt to another model; only what differs from the recipe."""
+    """From what changes least of what is learnt to another model; only what differs from the recipe."""
     ladder = [
-        {"optimizer.micro_batch": 1},
-        {"reward.tokens_per_batch": 1024},
         {"optimizer.name": "adamw_8bit"},
         {"model.quantization": "nf4"},
         {"reward.quantization": "nf4"},
         *({"rollout.max_tokens": n} for n in (2048, 1024, 512) if n < recipe.rollout.max_tokens),
         {"prompts.max_tokens": min(512, recipe.prompts.max_tokens)},
-        {"reward.name": "Skywork/Skywork-Reward-V2-Qwen3-1.7B"},
-        {"reward.name": "Skywork/Skywork-Reward-V2-Qwen3-0.6B"},
-        {"model.name": "Qwen/Qwen3-1.7B-Base"},
-        {"model.name": "Qwen/Qwen3-0.6B-Base"},
+        *({"reward.name": name, "reward.revision": "main"} for name in SMALLER_JUDGES),
+        *({"model.name": name, "model.revision": commit} for name, commit in SMALLER_POLICIES.items()),
     ]
     now = recipe.model_dump()
-    return [c for c in ladder if any(now[k.split(".")[0]][k.split(".")[1]] != v for k, v in c.items())]
+    different = [{k: v for k, v in c.items() if now[k.split(".")[0]][k.split(".")[1]] != v} for c in ladder]
+    return [change for change in different if change and not set(change) <= {"model.revision", "reward.revision"}]
 
 
 def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -168,16 +259,17 @@ def text(recipe: Recipe, card: Card, planned: Plan) -> str:
         lines.append(f"{part:20}" + "".join(f"{planned.vram[p].get(part, 0) / GIB:10.2f}" for p in memory.PHASES))
     totals = [sum(planned.vram[phase].values()) / GIB for phase in memory.PHASES]
     lines.append(f"{'together':20}" + "".join(f"{total:10.2f}" for total in totals))
-    how = "measured by --probe" if card.measured else "rates from data sheets, efficiencies assumed, nothing measured"
-    engine = "with a dense copy of the weights" if planned.folded else "from the weights as they are"
-    a_step = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in planned.seconds.items())
+    how = "rates from data sheets, efficiencies assumed, nothing measured"
+    if card.measured:
+        how = f"rates measured by --probe, {card.probed}"
+    a_step = ", ".join(f"{phase} {seconds:.3g}" for phase, seconds in planned.seconds.items())
     return "\n".join(
         [
             *lines,
             verdict(card, planned),
-            f"sizes: {planned.rows_at_once} completions decoded together {engine}, {planned.micro_batch} a backward "
-            f"pass, {planned.reward_tokens:,} tokens a scoring forward; completions of "
-            f"{planned.max_completion_tokens:,} tokens would still fit",
+            f"sizes: {planned.rows_at_once} completions decoded together by `{planned.engine}`, "
+            f"{planned.micro_batch} a backward pass, {planned.reward_tokens:,} tokens a scoring forward; completions "
+            f"of {planned.max_completion_tokens:,} tokens would still fit",
             f"seconds a step: {a_step}; {recipe.budget.steps} steps: {cost(planned)} ({how})",
         ]
     )
@@ -193,9 +285,21 @@ def verdict(card: Card, planned: Plan) -> str:
 
 
 def cost(planned: Plan) -> str:
-    """Hours and dollars."""
+    """Time and dollars."""
     dollars = "" if planned.usd is None else f", ${planned.usd:.2f}"
-    return f"{planned.hours:.1f} hours{dollars}"
+    return f"{duration(3600 * planned.hours)}{dollars}"
+
+
+def expected(recipe: Recipe, card: Card) -> Expected | None:
+    """What a run's pace is held against; None where a model's shape is not at hand."""
+    try:
+        models = memory.models(recipe)
+    except BadInput:
+        return None
+    sizes = _sizes(recipe, models, card)
+    price = recipe.budget.usd_per_hour or hardware.price(card)
+    closing = timing.measurement_seconds(recipe, models, card)
+    return Expected(timing.seconds(recipe, models, card, sizes), closing, price)
 
 
 def header(name: str, recipe: Recipe) -> str:
@@ -221,9 +325,11 @@ def seen_card() -> Card | None:
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
         name, mib, capability = (field.strip() for field in done.stdout.splitlines()[0].split(","))
-        return hardware.recognized(name, int(0.98 * float(mib) * 2**20), float(capability) >= 8)
+        vram = int(0.98 * float(mib) * 2**20)
+        card = hardware.recognized(name, vram, float(capability) >= 8)
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
         return None
+    return hardware.probed(card, name, vram)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -233,8 +339,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("words", nargs="*", metavar="RECIPE | section.key=value")
     parser.add_argument("--gpu", help="a known card, or its memory as VRAM=24 (default: the one in this machine)")
+    parser.add_argument("--probe", action="store_true", help="measure this machine first, for about a minute")
     parser.add_argument("--all", action="store_true", help="every shipped recipe on every known card, as a table")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.probe and (arguments.gpu or arguments.all):
+        raise BadInput("--probe measures this machine; leave --gpu and --all out")
     if arguments.all:
         print(table())
         return 0
@@ -245,6 +354,8 @@ def main(argv: list[str] | None = None) -> int:
     here = hardware.card(arguments.gpu) if arguments.gpu else seen_card()
     name = named[0] if named else hardware.recipe_for(here or hardware.cpu_card())
     recipe = recipes.load(name, overrides)
+    if arguments.probe:
+        here = _probed(recipe)
     if here is None:
         here = card_of(recipes.short_name(name))
         print(f"no GPU here and no --gpu: planned for {here.title}")
@@ -256,16 +367,28 @@ def main(argv: list[str] | None = None) -> int:
     return DOES_NOT_FIT
 
 
+def _probed(recipe: Recipe) -> Card:
+    """The device of this machine with what is measured now; the CPU where there is no GPU that PyTorch can use."""
+    shape = memory.models(recipe).policy
+    settle_libraries(offline=True)
+    from grlo_lite import probe
+
+    before = hardware.this_card()
+    print(f"measuring {before.title}, for about a minute:", flush=True)
+    print(f"filed in {probe.probe(recipe, before, shape)}", flush=True)
+    return hardware.this_card()
+
+
 def table() -> str:
     """Recipes by cards: peak GiB, hours and dollars, or a dash where it does not fit."""
     cards = hardware.known_cards().values()
-    rows = [f"{'':24}" + "".join(f"{card.title:>24}" for card in cards)]
+    rows = [f"{'':24}" + "".join(f"{card.title:>30}" for card in cards)]
     for name in recipes.shipped():
         cells = []
         for card in cards:
             planned = plan(recipes.load(name, []), card)
             cells.append(f"{planned.peak_bytes / GIB:.1f} GiB, {cost(planned)}" if planned.fits else "–")
-        rows.append(f"{name:24}" + "".join(f"{cell:>24}" for cell in cells))
+        rows.append(f"{name:24}" + "".join(f"{cell:>30}" for cell in cells))
     return "\n".join(rows)
 
 

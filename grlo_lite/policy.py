@@ -12,6 +12,16 @@ from grlo_lite.recipe import Lora
 # Handed to every chat template, in training and evaluation alike: where the two differ, what was learnt does not show
 TEMPLATE_OPTIONS = {"enable_thinking": False}
 
+# For a base model without a chat template of its own, such as Llama's: plain text, whose end is the end of a document.
+# Llama's own markers of turns are in its vocabulary, but its base models have never seen them.
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
+    "{% elif message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\n\n' }}"
+    "{% else %}{{ 'Assistant: ' + message['content'] + eos_token + '\n\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -83,7 +93,10 @@ def import_unsloth(fast_inference: bool = False) -> None:
 
 
 def load_tokenizer(path: str, revision: str) -> Any:
-    """The base model's own tokenizer. Raises BadInput where there is none, or where it has no chat template."""
+    """The base model's own tokenizer, with PLAIN_TEMPLATE where it has no chat template.
+
+    Raises BadInput where there is no tokenizer, or one with neither a chat template nor a token that ends a text.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -91,9 +104,12 @@ def load_tokenizer(path: str, revision: str) -> Any:
     except (OSError, ValueError) as error:
         raise BadInput(f"model.name={path!r} has no tokenizer to load: {' '.join(str(error).split())[:300]}") from None
     if tokenizer.chat_template is None:
-        raise BadInput(
-            f"model.name={path!r} has no chat template; choose a base model that has one, such as Qwen/Qwen3-4B-Base"
-        )
+        if tokenizer.eos_token is None:
+            raise BadInput(
+                f"model.name={path!r} has neither a chat template nor an EOS token, so no answer could end; choose a "
+                "base model that has one, such as Qwen/Qwen3-4B-Base"
+            )
+        tokenizer.chat_template = PLAIN_TEMPLATE
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -145,7 +161,7 @@ def load(
     if backend == "unsloth":
         model = _load_with_unsloth(path, revision, quantization, lora, device, max_tokens, seed, vllm_memory)
     else:
-        model = _load_with_transformers(path, revision, quantization, lora, device, seed)
+        model = load_with_transformers(path, revision, quantization, lora, device, seed)
     model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
@@ -234,7 +250,8 @@ def _target_modules(lora: Lora) -> str | list[str]:
     return "all-linear" if lora.targets == "all-linear" else list(lora.targets)
 
 
-def _load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
+def load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
+    """The base model under a fresh adapter, by Transformers, PEFT and bitsandbytes."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 

@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     device, backend = parts.device_and_backend(recipe)
     if not processes.is_main():
         sys.stdout = io.StringIO()
+    card = hardware.this_card()
     if device.type == "cuda":
-        recipe = _planned(recipe, hardware.this_card(), resuming=run is not None)
+        recipe = _planned(recipe, card, resuming=run is not None)
     train_rows, heldout_rows, contamination = parts.prompt_rows(recipe, arguments.write_prompts)
     is_new = run is None
     run = run or _created(arguments.run_dir or rundir.default_path(name), name, recipe, contamination)
@@ -131,7 +132,7 @@ def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--write-prompts", type=Path, metavar="FILE", help="save the prompts that cleaning leaves, as JSON lines"
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     overrides = [word for word in arguments.words if "=" in word]
     named = [word for word in arguments.words if "=" not in word]
     if len(named) > 1:
@@ -160,8 +161,10 @@ def _at_its_commits(recipe: Recipe, run: RunDir) -> Recipe:
     began_with = rundir.read_json(run.environment)
     commits = began_with.get("reward_model_commits") or {}
     policy = began_with.get("model_commit") or recipe.model.revision
+    heldout = recipe.reward.heldout
     reward = recipe.reward.model_copy(
         update={
+            "heldout": heldout.model_copy(update={"revision": commits.get(heldout.name) or heldout.revision}),
             "revision": commits.get(recipe.reward.name) or recipe.reward.revision,
             "models": tuple(
                 judge.model_copy(update={"revision": commits.get(judge.name) or judge.revision})
@@ -224,12 +227,12 @@ def _train(
     policy, judges = parts.load_policy_and_judges(recipe, device, backend)
     stop_ids = policies.stop_token_ids(policy.tokenizer)
     rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
-    heldout_judge = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
+    heldout_judge, unseen = _heldout_judge(recipe, policy, rewards, heldout_rows, device)
 
     # 2. The run directory, as far as it can be written now
     next_checkpoint = checkpoint_bytes(policy.model)
     rundir.require_space(run, _bytes_to_write(recipe, next_checkpoint))
-    checkpoint = _begin(run, environment.facts(name, policy, judges, train_rows, recipe.seed))
+    checkpoint = _begin(run, environment.facts(name, policy, [*judges, *unseen], train_rows, recipe.seed))
 
     # 3. Training; an interruption leaves through the same door, with a checkpoint saved
     with rundir.full_disk_told(run, next_checkpoint):
@@ -265,7 +268,9 @@ def _optimize(
     from grlo_lite import algorithm, halving
     from grlo_lite.guards import Stops, Watch
     from grlo_lite.journal import Journal
+    from grlo_lite.pace import Pace, against_plan
 
+    expected = plan.expected(recipe, hardware.this_card()) if processes.count() == 1 else None
     before = rundir.read_lines(run.metrics)[-1] if checkpoint else {}
     updates = recipe.algorithm.updates_per_rollout
     halvings = halving.Halvings(run)
@@ -283,6 +288,7 @@ def _optimize(
         heldout_judge,
         halvings,
         "reward_mean" if recipe.reward.heldout.name is None else "reward_heldout_mean",
+        Pace(recipe.budget.steps, expected),
     )
     watch = Watch(recipe.guards, run, journal.latest)
     boundary = halving.Boundary(run, updates)
@@ -302,6 +308,7 @@ def _optimize(
         "wall_seconds": stops.elapsed_seconds,
         "stopped_because": watch.because or stops.because,
         **({"out_of_memory": halvings.made} if halvings.made else {}),
+        **({"plan": against_plan(rundir.read_lines(run.metrics), expected)} if expected else {}),
     }
 
 
@@ -336,15 +343,19 @@ def _begin(run: RunDir, facts: dict[str, Any]) -> Path | None:
     return checkpoint
 
 
-def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any) -> Any:
-    """What the journal asks after each step: the held-out judge, or nothing where the recipe names none."""
+def _heldout_judge(
+    recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any
+) -> tuple[Any, list[tuple[str, float, Any]]]:
+    """What the journal asks after each step, and the reward model behind it, as judges are listed; nothing where the
+    recipe names none.
+    """
     from grlo_lite import measure
     from grlo_lite import policy as policies
     from grlo_lite.guards import HeldoutJudge
 
     heldout = recipe.reward.heldout
     if heldout.name is None:
-        return lambda step: {}
+        return lambda step: {}, []
     model, fixed = parts.load_judge(recipe, heldout, device), heldout_rows[: heldout.prompts]
     if len(fixed) < 2:
         raise BadInput(
@@ -359,7 +370,7 @@ def _heldout_judge(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list
         return [[*p, {"role": "assistant", "content": text}] for p, text in zip(fixed, said, strict=True)]
 
     texts = [policies.formatted(policy.tokenizer, row) for row in fixed]
-    return HeldoutJudge(answers, rewards.score, model.score, heldout.every)
+    return HeldoutJudge(answers, rewards.score, model.score, heldout.every), [(heldout.name, 0.0, model)]
 
 
 def _measured(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:

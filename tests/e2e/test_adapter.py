@@ -14,6 +14,7 @@ from grlo_lite import algorithm, microcosm, parts, policy, recipe, reward
 from grlo_lite.halving import Halvings
 from grlo_lite.journal import Journal
 from grlo_lite.microcosm import world
+from grlo_lite.pace import Pace
 from grlo_lite.recipe import Lora
 from grlo_lite.rundir import create
 from grlo_lite.shaping import RewardFunction
@@ -74,7 +75,17 @@ def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
     rewards = RewardFunction([("main", 1.0, judge)], policy.stop_token_ids(made.tokenizer), values.reward, 8, 0)
     run = create(tmp_path / "r", "microcosm", "")
     journal = Journal(
-        run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0), lambda step: {}, Halvings(run), "reward_mean"
+        run,
+        rewards,
+        values.budget,
+        1,
+        0,
+        lambda: 0.0,
+        (0, 0),
+        lambda step: {},
+        Halvings(run),
+        "reward_mean",
+        Pace(1, None),
     )
     before = frozen_bytes(made.model), frozen_bytes(judge.model)
     rows, *_ = parts.prompt_rows(values)

@@ -208,8 +208,15 @@ def test_the_scores_are_the_reward_models(both):
 def test_what_is_too_long_or_unknown_is_refused(both):
     with pytest.raises(Refused, match="16,001 characters"):
         both.answers([], "a" * 16_001, "one", GREEDY)
-    with pytest.raises(Refused, match="more than the model's 2,048"):
+    with pytest.raises(Refused, match="max_tokens is 2,048; at most 1,024"):
         both.answers([], QUESTIONS[0], "one", Settings(max_tokens=2048))
+    with pytest.raises(Refused, match="longer than the model's 2,048 tokens; clear it"):
+        both.answers([Turn("x" * 40_000, {"base": "", "tuned": ""})], QUESTIONS[0], "one", GREEDY)
+    for wrong in ({"temperature": float("nan")}, {"seed": 0.5}, {"system": None}, {"max_tokens": True}, {"top_p": 2}):
+        with pytest.raises(Refused, match=next(iter(wrong))):
+            both.answers([], QUESTIONS[0], "one", Settings(**wrong))
+    with pytest.raises(Refused, match="no text"):
+        both.answers([], "\ud800", "one", GREEDY)
     past = [Turn("why " * 700, {"base": "so " * 700, "tuned": "so " * 700})]
     with pytest.raises(Refused, match="clear it, or ask for a shorter answer"):
         both.answers(past, QUESTIONS[0], "one", GREEDY)

@@ -1,5 +1,6 @@
 """benchmarks/full_shape.py, at the microcosm's shape: both sides run, do the same work, and are told apart."""
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from grlo_lite import recipe
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "full_shape.py"
 
@@ -36,6 +39,29 @@ def test_both_sides_do_the_work_and_the_phases_add_up(tmp_path):
     assert "| ours | " in done.stdout
     assert all(result["plan"][f"{phase}_gib"] > 0 for phase in ("load", "rollout", "reward", "update"))
     assert str(SCRIPT.parent.parent) not in json.dumps(result["sides"])
+
+
+def test_the_longest_texts_are_as_long_as_the_recipe_allows(tmp_path):
+    words = ["--shape", "microcosm", "--longest", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(next(tmp_path.glob("microcosm-longest-*.json")).read_text())
+    limits = recipe.load("microcosm", [])
+    ours = result["sides"]["ours"]
+    assert ours["completion_tokens"] == 16 * limits.rollout.max_tokens
+    read = ours["reward_tokens_a_second"] * ours["reward_seconds"] - ours["completion_tokens"]
+    assert read == pytest.approx(16 * (limits.prompts.max_tokens - 5))  # the template has the rest
+    assert result["out_of_memory"] == []
+
+
+def test_the_longest_texts_of_a_shipped_recipe(full_shape):
+    arguments = argparse.Namespace(shape="qwen3-4b-24gb", longest=True)
+    assert full_shape.limits(arguments) == {"prompts": 1024, "completions": 1024, "micro": "auto"}
+    shortest, longest = full_shape.prompt_words(arguments)
+    [prompt] = full_shape.random_prompts(151_936, shortest, longest, 1)
+    asked = [{"role": "user", "content": prompt}]
+    made = full_shape.tokenizer(151_936)
+    assert len(made.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]) == 1024
 
 
 def test_the_tokenizer_gives_back_the_words_it_decoded(full_shape):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from grlo_lite import hardware, microcosm, policy, rollout, rundir
+from grlo_lite import hardware, microcosm, plan, policy, rollout, rundir
 from grlo_lite.recipe import Lora
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")]
@@ -72,6 +72,18 @@ def test_a_cap_of_memory_is_what_the_engine_and_the_scorer_go_by():
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert hardware.free_bytes("cuda") >= 0.9 * free
+
+
+def test_the_probe_measures_this_card(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRLO_LITE_PROBES", str(tmp_path / "probes.json"))
+    plan.main(["qwen3-0.6b-8gb", "--probe"])
+    card, sheet = hardware.this_card(), hardware.known_cards().values()
+    assert card.measured
+    assert card.flops <= 1.1 * max(known.flops / 0.3 for known in sheet)
+    assert 0.2 < card.activation_share < 3
+    assert 4 < card.logit_bytes < 40
+    assert 0 < card.context < 8 * 2**30
+    assert 0 < card.dense_layer_seconds <= card.layer_seconds < 0.05
 
 
 def test_the_full_shape_benchmark_measures_memory_by_phase(tmp_path):

@@ -8,6 +8,7 @@ from grlo_lite import algorithm, microcosm, parts, policy, recipe, rundir
 from grlo_lite.guards import HeldoutJudge, Watch
 from grlo_lite.halving import Halvings
 from grlo_lite.journal import Journal
+from grlo_lite.pace import Pace
 from grlo_lite.shaping import RewardFunction
 
 CPU = torch.device("cpu")
@@ -34,7 +35,8 @@ def watched_run(tmp_path, rule, *overrides, heldout=None):
     )
     run = rundir.create(tmp_path / "r", "microcosm", "")
     judge = heldout(made) if heldout else lambda step: {}
-    journal = Journal(run, rewards, values.budget, 1, 4, lambda: 0.0, (0, 0), judge, Halvings(run), "reward_mean")
+    pace = Pace(values.budget.steps, None)
+    journal = Journal(run, rewards, values.budget, 1, 4, lambda: 0.0, (0, 0), judge, Halvings(run), "reward_mean", pace)
     watch = Watch(values.guards, run, journal.latest)
     rows, *_ = parts.prompt_rows(values)
     algorithm.trainer(values, run.partial, made, rewards, rows, [journal, watch], CPU, 32).train()

@@ -77,7 +77,7 @@ def test_an_interrupted_run_saves_exits_130_and_says_how_to_go_on(train, uninter
 
 def test_a_run_killed_while_it_measures_goes_on_from_its_last_step(train, tmp_path):
     path = tmp_path / "r"
-    process = started(path, *WORDS[:2])
+    process = started(path, *WORDS[:2], "evaluation.limit=40", "evaluation.heldout_prompts=20")
     wait_for_step(path, 6, process)
     deadline = time.monotonic() + 30
     while not (path / "checkpoints" / "step-6").exists() and time.monotonic() < deadline:

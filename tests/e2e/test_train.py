@@ -145,7 +145,8 @@ def test_micro_batches_and_several_updates_a_rollout(train, tmp_path):
 
 def test_the_released_prompts_train_as_they_stand(train, shared_data, tmp_path):
     path = tmp_path / "r"
-    done = train("--run-dir", path, f"prompts.source={shared_data / 'grlo_prompts_1000.jsonl'}", "budget.steps=4")
+    source = f"prompts.source={shared_data / 'grlo_prompts_1000.jsonl'}"
+    done = train("--run-dir", path, source, "budget.steps=4", "evaluation.suite=none")
     assert re.search(r"^over 256 tokens, cut +662 +1,000 ", done.stdout, re.MULTILINE)
     assert "prompts: 900 to train on, 100 held out" in done.stdout
     assert len(rundir.read_lines(path / "metrics.jsonl")) == 4

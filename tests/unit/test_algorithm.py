@@ -8,6 +8,7 @@ import torch
 from grlo_lite import algorithm, hardware, microcosm, parts, policy, recipe, rundir
 from grlo_lite.halving import Halvings
 from grlo_lite.journal import Journal
+from grlo_lite.pace import Pace
 from grlo_lite.recipe import Lora
 from grlo_lite.shaping import RewardFunction
 
@@ -83,7 +84,17 @@ def adapter_after(words, folder):
     rewards = RewardFunction(judges, policy.stop_token_ids(made.tokenizer), values.reward, 8, 0)
     run = rundir.create(folder, "microcosm", "")
     journal = Journal(
-        run, rewards, values.budget, 1, 0, lambda: 0.0, (0, 0), lambda step: {}, Halvings(run), "reward_mean"
+        run,
+        rewards,
+        values.budget,
+        1,
+        0,
+        lambda: 0.0,
+        (0, 0),
+        lambda step: {},
+        Halvings(run),
+        "reward_mean",
+        Pace(1, None),
     )
     rows, *_ = parts.prompt_rows(values)
     torch.manual_seed(0)

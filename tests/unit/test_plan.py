@@ -4,16 +4,19 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from bitsandbytes.optim import AdamW8bit
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from grlo_lite import hardware, memory, microcosm, plan, policy, recipe, reward, rundir, shapes, train
 from grlo_lite.errors import BadInput, DoesNotFit
 from grlo_lite.recipe import Lora
 
 GPU_RECIPES = [name for name in recipe.shipped() if name != "microcosm"]
+SHAPE_4B = shapes.shape_of("model.name", "Qwen/Qwen3-4B-Base")
 PARAMETERS = {
     "Qwen/Qwen3-0.6B": 596_049_920,
     "Qwen/Qwen3-1.7B": 1_720_574_976,
@@ -125,11 +128,82 @@ def test_what_does_not_fit_is_told_its_cheapest_change(capsys):
     assert plan.main(["qwen3-4b-24gb", *change, "--gpu", "VRAM=8"]) == 0
 
 
-def test_a_change_that_costs_nothing_comes_first():
-    greedy, card = recipe.load("qwen3-4b-24gb", ["optimizer.micro_batch=64"]), hardware.card("rtx4090")
-    assert not plan.plan(greedy, card).fits
-    assert plan.cheapest_change(greedy, card) == "optimizer.micro_batch=1"
-    assert plan.cheapest_change(recipe.load("qwen3-4b-24gb", []), card) is None
+def bytes_needed(wanted, phase, sizes):
+    parts = memory.vram(wanted, memory.models(wanted), hardware.card("rtx4090"), sizes)[phase]
+    return sum(parts.values())
+
+
+def card_of_bytes(count):
+    return replace(hardware.card("rtx4090"), vram=count, reserve=0)
+
+
+def test_the_largest_micro_batch_that_fits_is_the_cheapest_change():
+    wanted = recipe.load("qwen3-4b-24gb", ["optimizer.micro_batch=64"])
+    for micro, larger in ((8, 16), (2, 4), (1, 2)):
+        room = bytes_needed(wanted, "update", memory.Sizes(1, larger, 1024, "compact"))
+        card = card_of_bytes(room - 1)  # a byte too few for the next divisor of 64
+        assert plan.cheapest_change(wanted, card) == f"optimizer.micro_batch={micro}"
+        assert plan.cheapest_change(wanted, replace(card, vram=room)) == f"optimizer.micro_batch={larger}"
+    assert plan.cheapest_change(recipe.load("qwen3-4b-24gb", []), hardware.card("rtx4090")) is None
+
+
+def test_what_is_learnt_changes_last_and_alone_where_that_is_enough():
+    """Where two changes are needed the sizes are as large as fit beside the one that alters what is learnt."""
+    wanted = recipe.load("qwen3-4b-24gb", ["optimizer.micro_batch=8", "optimizer.name=adamw"])
+    eight_bit = recipe.load("qwen3-4b-24gb", ["optimizer.micro_batch=8"])
+    saved = memory.optimizer_bytes(wanted, SHAPE_4B) - memory.optimizer_bytes(eight_bit, SHAPE_4B)
+    # of 33,030,144 numbers of rank 32 in 36 layers: 8 bytes each, or 2 and an fp32 scale for each 256, twice
+    assert memory.optimizer_bytes(wanted, SHAPE_4B) == 8 * 66_060_288
+    assert memory.optimizer_bytes(eight_bit, SHAPE_4B) == 2 * 66_060_288 + 8 * 66_060_288 // 256
+    card = card_of_bytes(bytes_needed(wanted, "update", memory.Sizes(1, 1, 1024, "compact")) - saved)
+    assert plan.cheapest_change(wanted, card) == "optimizer.micro_batch=1 optimizer.name=adamw_8bit"
+    card = card_of_bytes(bytes_needed(wanted, "update", memory.Sizes(1, 2, 1024, "compact")) - saved)
+    assert plan.cheapest_change(wanted, card) == "optimizer.micro_batch=1"  # the adapter's learning stays as it was
+
+
+def test_another_model_comes_with_its_own_revision():
+    change = plan.cheapest_change(recipe.load("qwen3-4b-24gb", []), hardware.card("VRAM=5"))
+    assert change is not None
+    pairs = dict(pair.split("=") for pair in change.split())
+    assert pairs["reward.revision"] == "main"
+    small = recipe.load("qwen3-1.7b-12gb", []).model
+    assert (pairs["model.name"], pairs["model.revision"]) == (small.name, small.revision)
+
+
+def test_engines_are_planned_as_they_decode():
+    card, tokens = hardware.card("a100-80"), 1024 + 1024
+
+    def rollout(*words):
+        wanted = recipe.load("qwen3-4b-24gb", list(words))
+        return plan.plan(wanted, card), memory.vram(wanted, memory.models(wanted), card, sizes)["rollout"]
+
+    a_row = 2 * 36 * 8 * 128 * 2 * tokens  # keys and values of 36 layers, 8 heads, 128 wide, two bytes
+    sizes = memory.Sizes(64, 1, 1024, "generate")
+    generate, parts = rollout("rollout.engine=generate")
+    assert (generate.engine, generate.rows_at_once) == ("generate", 64)
+    assert parts["KV cache"] == 64 * a_row + 64 * a_row // 36 * (1 + 32 // 8)  # a layer is copied, and spread
+    sizes = memory.Sizes(64, 1, 1024, "folded")
+    folded, parts = rollout()
+    assert (folded.engine, folded.rows_at_once) == ("folded", 64)
+    assert parts["KV cache"] == 64 * a_row
+    assert parts["weights"] - 2 * 3_633_315_840 == memory.policy_bytes(recipe.load("qwen3-4b-24gb", []), SHAPE_4B, card)
+    assert folded.seconds["rollout"] < rollout("rollout.engine=compact")[0].seconds["rollout"]
+    assert rollout("rollout.rows_at_once=8")[0].rows_at_once == 8
+    vllm, _ = rollout("backend=unsloth", "rollout.engine=fast_inference", "rollout.vllm_memory=0.25")
+    assert sum(vllm.vram["rollout"][part] for part in ("weights", "KV cache")) == int(0.25 * card.vram)
+    assert vllm.rows_at_once < 64
+    with pytest.raises(BadInput, match="merge the adapter into vLLM's"):
+        rollout("rollout.engine=fast_inference")
+
+
+def test_activations_that_are_kept_are_planned_where_they_are():
+    wanted = recipe.load("qwen3-4b-24gb", ["optimizer.micro_batch=1"])
+    kept = recipe.load("qwen3-4b-24gb", ["optimizer.micro_batch=1", "optimizer.gradient_checkpointing=false"])
+    card = hardware.card("a100-80")
+    again, whole = (plan.plan(r, card).vram["update"]["activations"] for r in (wanted, kept))
+    matrix, between = 2 * 9728 * 2560, 2048 * (36 + 2) * 2560 * 2
+    assert whole - matrix == 36 * (again - matrix - between)
+    assert plan.plan(kept, card).seconds["update"] < plan.plan(wanted, card).seconds["update"]
 
 
 @pytest.mark.parametrize(
@@ -223,3 +297,49 @@ def test_train_refuses_what_cannot_fit_and_takes_the_plans_sizes():
     assert train._planned(wanted, hardware.card("rtx4090"), resuming=True) == wanted
     unknown = recipe.load("qwen3-4b-24gb", ["model.name=nobody/nothing"])
     assert train._planned(unknown, hardware.card("t4"), resuming=False) == unknown
+
+
+RANDOM_SHAPES = [
+    ({"model_type": "qwen3", "hidden_size": 192, "intermediate_size": 320, "num_hidden_layers": 3,
+      "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": True}, 5),
+    ({"model_type": "llama", "hidden_size": 256, "intermediate_size": 448, "num_hidden_layers": 2,
+      "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": False}, 24),
+    ({"model_type": "qwen2", "hidden_size": 128, "intermediate_size": 576, "num_hidden_layers": 1,
+      "num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}, 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("numbers", "rank"), RANDOM_SHAPES, ids=[n["model_type"] for n, _ in RANDOM_SHAPES])
+def test_bytes_equal_random_models_as_they_are_loaded(numbers, rank, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(microcosm.POLICY)
+    tokenizer.save_pretrained(tmp_path)
+    family, numbers = numbers["model_type"], {k: v for k, v in numbers.items() if k != "model_type"}
+    made = AutoConfig.for_model(family, **numbers, vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=0)
+    AutoModelForCausalLM.from_config(made).save_pretrained(tmp_path)
+    lora = Lora(rank=rank, alpha=2 * rank, targets=("q_proj", "down_proj") if rank == 8 else "all-linear")
+    loaded = policy.load(str(tmp_path), "main", "nf4", lora, "transformers", torch.device("cpu"), 64, 0)
+    shape = shapes.shape_of("model.name", str(tmp_path))
+    weights, adapter = stored(loaded.model)
+    assert shapes.weight_bytes(shape, "nf4", 4, 4) == weights
+    assert 4 * shape.adapter_parameters(lora) == adapter
+    for name in ("adamw", "adamw_8bit"):
+        wanted = recipe.load("microcosm", [f"optimizer.name={name}"]).model_copy(update={"lora": lora})
+        assert memory.optimizer_bytes(wanted, shape) == moments(loaded.model, name)
+
+
+def moments(model, name):
+    """Bytes of Adam's state: PyTorch's after a step, bitsandbytes' as it makes it before the first one."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if name == "adamw_8bit":
+        adam = AdamW8bit(trained)
+        for p in trained:
+            p.grad = torch.zeros_like(p)
+            adam.state[p] = {}
+            adam.init_state(adam.param_groups[0], p, 0, 0)
+    else:
+        for p in trained:
+            p.grad = torch.zeros_like(p)
+        adam = torch.optim.AdamW(trained)
+        adam.step()
+    states = [state for p in trained for state in adam.state[p].items()]
+    return sum(t.numel() * t.element_size() for key, t in states if torch.is_tensor(t) and t.ndim and "qmap" not in key)

@@ -94,6 +94,23 @@ def test_stop_tokens_are_read_off_the_chat_template(template, ends):
     assert [tokenizer.decode([i]) for i in policy.stop_token_ids(tokenizer)] == ends
 
 
+def test_a_base_without_a_chat_template_is_asked_in_plain_text(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(microcosm.POLICY)
+    tokenizer.chat_template, tokenizer.bos_token = None, "<|im_start|>"
+    tokenizer.save_pretrained(tmp_path)
+    made = policy.load_tokenizer(str(tmp_path), "main")
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Two?"}]
+    expected = "<|im_start|>Be brief.\n\nUser: Two?\n\nAssistant:"
+    assert policy.formatted(made, asked) == expected
+    said = made.apply_chat_template([*asked, {"role": "assistant", "content": "2"}], tokenize=False)
+    assert said == f"{expected} 2<|endoftext|>\n\n"
+    assert policy.stop_token_ids(made) == [made.convert_tokens_to_ids("<|endoftext|>")]
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="neither a chat template nor an EOS token"):
+        policy.load_tokenizer(str(tmp_path), "main")
+
+
 def test_what_is_no_causal_language_model_is_refused(tmp_path):
     with pytest.raises(BadInput, match="is not a causal language model"):
         policy.load(str(microcosm.REWARD), "main", "nf4", Lora(), "transformers", CPU, 64, 0)
