@@ -11,11 +11,14 @@ WORTH_SAYING = 1.5  # times by which the run has to be slower or faster than pla
 
 @dataclass(frozen=True)
 class Expected:
-    """A plan's seconds of a step by phase, its seconds of the closing measurement, and dollars an hour."""
+    """A plan's seconds of a step by phase, its seconds of the closing measurement, dollars an hour, and GiB at its
+    peak.
+    """
 
     phases: dict[str, float]
     closing: float
     usd_per_hour: float | None
+    peak_gib: float = 0.0
 
     def whole(self, steps: int) -> float:
         return steps * sum(self.phases.values()) + self.closing
@@ -61,17 +64,21 @@ class Pace:
 
 
 def against_plan(lines: list[dict[str, Any]], expected: Expected | None) -> dict[str, dict[str, float]]:
-    """summary.json's `plan`: planned and measured seconds of an average step after the first, by phase."""
+    """summary.json's `plan`: planned and measured seconds of an average step after the first, by phase, and on a GPU
+    the peak.
+    """
     if expected is None:
         return {}
     steps = lines[1:] or lines
-    return {
+    compared = {
         f"{phase}_seconds": {
             "planned": expected.phases[phase],
             "measured": fmean(line[f"{phase}_seconds"] for line in steps),
         }
         for phase in PHASES
     }
+    peaks = [line["peak_vram_gib"] for line in lines if "peak_vram_gib" in line]
+    return compared | ({"peak_vram_gib": {"planned": expected.peak_gib, "measured": max(peaks)}} if peaks else {})
 
 
 def duration(seconds: float) -> str:

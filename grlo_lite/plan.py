@@ -299,7 +299,8 @@ def expected(recipe: Recipe, card: Card) -> Expected | None:
     sizes = _sizes(recipe, models, card)
     price = recipe.budget.usd_per_hour or hardware.price(card)
     closing = timing.measurement_seconds(recipe, models, card)
-    return Expected(timing.seconds(recipe, models, card, sizes), closing, price)
+    peak = _peak(recipe, models, card, sizes) / GIB
+    return Expected(timing.seconds(recipe, models, card, sizes), closing, price, peak)
 
 
 def header(name: str, recipe: Recipe) -> str:

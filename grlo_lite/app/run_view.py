@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import hardware, plan, rundir
 from grlo_lite import recipe as recipes
+from grlo_lite import rundir
 from grlo_lite.app.rendering import note, plain, table
 from grlo_lite.charts import line_chart
 from grlo_lite.closing import numbers
@@ -135,26 +135,11 @@ def _evaluation(run: RunDir) -> str:
 
 
 def _plan(run: RunDir) -> str:
-    """The plan for this machine's kind of card beside what the run took."""
-    lines = _lines(run.metrics)
-    if not run.finished or not lines:
+    """What the plan said that a step takes, beside what it took."""
+    if not run.finished:
         return ""
     summary = rundir.read_json(run.summary)
-    recipe = recipes.load(str(run.recipe), [])
-    peaks = [line["peak_vram_gib"] for line in lines if "peak_vram_gib" in line]
-    card = plan.seen_card() if peaks else hardware.cpu_card()
-    if card is None:
-        return note("the run was on a GPU and there is none here, so its plan is not shown")
-    planned = plan.plan(recipe, card)
-    rows = [
-        [f"seconds a step, {phase}", f"{planned.seconds[phase]:.2f}", f"{_mean(lines, f'{phase}_seconds'):.2f}"]
-        for phase in ("rollout", "reward", "update")
-    ]
-    rows.append(["hours, with the measurement", f"{planned.hours:.2f}", f"{summary['wall_seconds'] / 3600:.2f}"])
-    if peaks:
-        rows.append(["peak VRAM, GiB", f"{planned.peak_bytes / hardware.GIB:.2f}", f"{max(peaks):.2f}"])
-    return f"<h3>The plan for {plain(card.title)} and what it took</h3>" + table(["", "planned", "measured"], rows)
-
-
-def _mean(lines: list[dict[str, Any]], key: str) -> float:
-    return sum(line[key] for line in lines) / len(lines)
+    compared = summary.get("plan", {})
+    rows = [[key.replace("_", " "), f"{row['planned']:.2f}", f"{row['measured']:.2f}"] for key, row in compared.items()]
+    took = note(f"{summary['wall_seconds'] / 60:.0f} minutes in all")
+    return f"<h3>The plan and what a step took</h3>{table(['', 'planned', 'measured'], rows)}{took}" if rows else took

@@ -50,6 +50,9 @@ def test_the_summary_holds_plan_and_truth():
     lines = [line(1, 0.0, rollout=99.0), line(2, 1.0, rollout=5.0), line(3, 2.0, rollout=7.0)]
     assert against_plan(lines, None) == {}
     assert against_plan(lines, PLAN)["rollout_seconds"] == {"planned": 6.0, "measured": 6.0}
+    assert "peak_vram_gib" not in against_plan(lines, PLAN)
+    on_a_card = [line | {"peak_vram_gib": peak} for line, peak in zip(lines, (7.0, 9.0, 8.0), strict=True)]
+    assert against_plan(on_a_card, PLAN)["peak_vram_gib"] == {"planned": 0.0, "measured": 9.0}
 
 
 @pytest.mark.parametrize(
