@@ -31,6 +31,7 @@ def main() -> int:
     print(f"page ready after the command: {shown(starts)}")
     print(f"first tokens after the question, over HTTP: {shown(firsts)}")
     comparison = compare.load([subject.find(microcosm.DEMO, None)])
+    comparison.warm_up()
     for tokens in (64, 256):
         took: dict[tuple[str, ...], list[float]] = {arms: [] for arms in (("base",), ("tuned",), ARMS)}
         for _ in range(repeats + 1):  # the first of each is not counted

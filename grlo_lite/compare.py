@@ -211,8 +211,20 @@ class Comparison:
         return last.replies
 
     def warm_up(self) -> None:
-        """Answers a word, so that the first question does not wait for what libraries do once."""
-        self.answers([], "Hi", next(iter(self.adapters)), Settings(max_tokens=2))
+        """Answers a few words, so that the first question does not wait for what libraries do once; on a CPU with as
+        many threads as answer them soonest, for a small model can lose more by several threads than it gains.
+        """
+        import torch
+
+        on_cpu = self.model.device.type == "cpu"
+        seconds: dict[int, float] = {}
+        for threads in sorted({1, torch.get_num_threads()}) if on_cpu else [torch.get_num_threads()]:
+            torch.set_num_threads(threads)
+            for _ in range(2):  # the first is slower, whatever the threads
+                began = time.monotonic()
+                self.answers([], "Hi", next(iter(self.adapters)), Settings(max_tokens=8, temperature=0.0))
+                seconds[threads] = time.monotonic() - began
+        torch.set_num_threads(min(seconds, key=lambda threads: seconds[threads]))
 
     def _check(self, turns: Sequence[Turn], question: str, adapter: str, settings: Settings) -> None:
         texts = [question, *(text for turn in turns for text in (turn.question, *turn.answers.values()))]

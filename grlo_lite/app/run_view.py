@@ -10,6 +10,7 @@ from grlo_lite.app.rendering import note, plain, table
 from grlo_lite.charts import line_chart
 from grlo_lite.closing import numbers
 from grlo_lite.errors import BadInput
+from grlo_lite.pace import duration
 from grlo_lite.rundir import RunDir
 
 CURVES: list[tuple[str, str, dict[str, str]]] = [
@@ -141,5 +142,5 @@ def _plan(run: RunDir) -> str:
     summary = rundir.read_json(run.summary)
     compared = summary.get("plan", {})
     rows = [[key.replace("_", " "), f"{row['planned']:.2f}", f"{row['measured']:.2f}"] for key, row in compared.items()]
-    took = note(f"{summary['wall_seconds'] / 60:.0f} minutes in all")
+    took = note(f"{duration(summary['wall_seconds'])} in all")
     return f"<h3>The plan and what a step took</h3>{table(['', 'planned', 'measured'], rows)}{took}" if rows else took
