@@ -1,5 +1,6 @@
 """TRL's trainers, composed from a recipe and never subclassed."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def trainer(
         callbacks=callbacks,
     )
     made.remove_callback(PrinterCallback)
-    made.create_model_card = _no_card  # TRL would write one with every checkpoint; the run has its own
+    # TRL and PEFT would each write one with every checkpoint, which takes most of its time; the run has its own
+    made.create_model_card = made.model.create_or_update_model_card = _no_card
+    if recipe.lora.targets == "all-linear":  # no embeddings; to see that, PEFT would read the base's config every time
+        made.model.save_pretrained = partial(made.model.save_pretrained, save_embedding_layers=False)
     if policy.backend == "transformers":  # Unsloth's trainer packs for itself
         made._prepare_inputs = _without_padding(made, algorithm.updates_per_rollout, sort=algorithm.loss != "bnpo")
     policies.without_reference_adapter(made.model)
@@ -99,7 +103,7 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -
     }
 
 
-def _no_card(**_: Any) -> None:
+def _no_card(*_: Any, **__: Any) -> None:
     return None
 
 
