@@ -120,7 +120,7 @@ def test_a_bad_row_is_named_by_file_line_and_key(tmp_path, line, told):
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\xe9"}\n', "p.jsonl, line 2 is not UTF-8 text"),
         ("p.csv", "prompt\né\n".encode() + "é\n".encode("latin-1"), "p.csv, line 3 is not UTF-8 text"),
         ("p.jsonl.gz", b"not compressed", "p.jsonl.gz is a broken gzip file"),
-        ("p.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 99)[:-9], "p.jsonl.gz is a broken gzip file"),
+        ("p.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n' * 99, mtime=0)[:-9], "p.jsonl.gz is a broken gzip file"),
         ("p.docx", b"x", "has the suffix '.docx'"),
     ],
 )
