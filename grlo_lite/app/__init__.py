@@ -116,7 +116,7 @@ def _newest_run() -> Path | None:
 
 def _judge_loader(subject: Subject) -> Callable[[], Any] | None:
     """What loads the reward model that the run was trained with; None where no run says which."""
-    if not subject.run.recipe.is_file():
+    if subject.trained_by is None:
         return None
 
     def load() -> Any:

@@ -72,6 +72,7 @@ def results_of(votes: Votes) -> str:
     head = [
         "adapter",
         "weights",
+        "base asked in",
         "votes",
         "tuned better",
         "base better",

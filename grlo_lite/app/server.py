@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import hashlib
 import hmac
 import ipaddress
@@ -55,7 +56,7 @@ def listening(host: str, port: int | None) -> socket.socket:
             listener.bind((host, tried))
         except OSError as error:
             listener.close()
-            if port is not None or error.errno not in (13, 98, 48):  # refused or in use, on Linux and macOS
+            if port is not None or error.errno not in (errno.EACCES, errno.EADDRINUSE):
                 raise BadInput(f"--host {host} --port {tried}: {error.strerror}; choose another") from None
             continue
         listener.listen(128)

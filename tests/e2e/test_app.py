@@ -215,6 +215,9 @@ def test_a_blind_vote_its_reveal_and_the_results_after_a_reload(demo, chromium, 
         open_tab(shown, "Results")
         wait_until(shown, lambda: "demo" in shown.inner_text("#results"))
         assert str(before + 1) in shown.inner_text("#results table tbody tr td:nth-child(4)")
+        heads, cells = (shown.locator(f"#results table {kind}").all_inner_texts() for kind in ("th", "td"))
+        assert len(heads) == len(cells)
+        assert dict(zip(heads, cells, strict=True))["votes"] == str(before + 1)
         with shown.expect_download() as download:
             shown.click("#results a")
         assert Path(download.value.path()).read_bytes() == file.read_bytes()
