@@ -2,7 +2,7 @@
 
 import sys
 
-from grlo_lite.app import main
+from grlo_lite.app.command import main
 from grlo_lite.cli import run_command
 
 if __name__ == "__main__":

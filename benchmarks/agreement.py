@@ -15,14 +15,15 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import simple_evaluate
 from scoring import solutions, worded
 
-from grlo_lite.tasks import mathematics, sources
-from grlo_lite.tasks.question import Question, Task
+from grlo_lite.evaluation.tasks import mathematics as mathematics_tasks
+from grlo_lite.evaluation.tasks import questions
+from grlo_lite.evaluation.tasks.task import Question, Task
 
 # our task: lm-eval's YAML, the metrics to compare with, and the row's fields under the names that lm-eval's task reads
 BUNDLED = {
-    mathematics.GSM8K: ("gsm8k/gsm8k.yaml", ("exact_match,strict-match", "exact_match,flexible-extract"), {}),
-    mathematics.MATH500: ("minerva_math/minerva_math500.yaml", ("math_verify,none", "exact_match,none"), {}),
-    mathematics.AIME24: ("aime/aime24.yaml", ("exact_match,none",), {"Problem": "problem", "Answer": "answer"}),
+    mathematics_tasks.GSM8K: ("gsm8k/gsm8k.yaml", ("exact_match,strict-match", "exact_match,flexible-extract"), {}),
+    mathematics_tasks.MATH500: ("minerva_math/minerva_math500.yaml", ("math_verify,none", "exact_match,none"), {}),
+    mathematics_tasks.AIME24: ("aime/aime24.yaml", ("exact_match,none",), {"Problem": "problem", "Answer": "answer"}),
 }
 
 
@@ -85,7 +86,7 @@ def main(data: Path) -> int:
     for task in BUNDLED:
         assert task.judged is not None
         file = next(data / name for name in task.files if (data / name).is_file())
-        rows = sources.rows_of(file)
+        rows = questions.rows_of(file)
         asked = task.questions(rows)
         for wording in (*worded(task, asked[0]), "its solution"):
             texts = answers(task, asked, rows, wording)

@@ -14,9 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grlo_lite import compare, microcosm, subject
+from grlo_lite.app.comparison import loading
+from grlo_lite.app.comparison.comparison import ARMS, Comparison
+from grlo_lite.app.comparison.values import Settings
 from grlo_lite.cli import settle_libraries
-from grlo_lite.compare import ARMS, Comparison, Settings
+from grlo_lite.models import names, trained_adapter
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "Why do people like the oven?"
@@ -30,7 +32,7 @@ def main() -> int:
     starts, firsts = zip(*(started() for _ in range(repeats)), strict=True)
     print(f"page ready after the command: {shown(starts)}")
     print(f"first tokens after the question, over HTTP: {shown(firsts)}")
-    comparison = compare.load([subject.find(microcosm.DEMO, None)])
+    comparison = loading.load([trained_adapter.find(names.DEMO, None)])
     comparison.warm_up()
     for tokens in (64, 256):
         took: dict[tuple[str, ...], list[float]] = {arms: [] for arms in (("base",), ("tuned",), ARMS)}

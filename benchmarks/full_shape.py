@@ -155,10 +155,10 @@ def build_models(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Qwen3Config
 
-    from grlo_lite import hardware
+    from grlo_lite.machine.device import float_dtype, this_device
 
     began, shape, folder = time.monotonic(), SHAPES[arguments.shape], arguments.folder
-    device = hardware.device()
+    device = this_device()
     more = {"pad_token_id": 0, "eos_token_id": 0, "bos_token_id": None, "max_position_embeddings": 32_768}
     policy = Qwen3Config(**shape["policy"], **more)
     reward = (LlamaConfig if shape["family"] == "llama" else Qwen3Config)(**shape["reward"], **more)
@@ -169,7 +169,7 @@ def build_models(arguments: argparse.Namespace) -> dict[str, Any]:
         ("reward", reward, AutoModelForSequenceClassification),
     ):
         with torch.device(device):
-            model = kind.from_config(config, dtype=hardware.float_dtype(device))
+            model = kind.from_config(config, dtype=float_dtype(device))
         model.save_pretrained(folder / name)
         del model
         tokenizer(config.vocab_size).save_pretrained(folder / name)
@@ -221,7 +221,7 @@ def limits(arguments: argparse.Namespace) -> dict[str, Any]:
     """The recipe's limits: tokens of prompts and completions, micro-batch. With `--longest` those of the shipped
     recipe of the shape's name, where there is one.
     """
-    from grlo_lite import recipe as recipes
+    from grlo_lite.recipe import loading as recipes
 
     if arguments.longest and arguments.shape in recipes.shipped():
         recipe = recipes.load(arguments.shape, [])
@@ -351,9 +351,9 @@ def capped(arguments: argparse.Namespace) -> Any:
     """The device, with the process held to the cap of GPU memory."""
     import torch
 
-    from grlo_lite import hardware
+    from grlo_lite.machine.device import this_device
 
-    device, cap = hardware.device(), arguments.cap_gib or SHAPES[arguments.shape]["cap_gib"]
+    device, cap = this_device(), arguments.cap_gib or SHAPES[arguments.shape]["cap_gib"]
     if device.type == "cuda" and cap:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap * 2**30 / total))
@@ -408,14 +408,16 @@ def our_recipe(arguments: argparse.Namespace, device: Any) -> dict[str, Any]:
 
 def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
     """`grlo_lite.train` as it is, with the clock beside its callbacks and completions that end where they are told."""
-    from grlo_lite import algorithm, parts, plan, train
+    from grlo_lite import plan, train
+    from grlo_lite.models import loading as models
+    from grlo_lite.training.trainer import composed_trainer
 
     device, shape, folder = capped(arguments), SHAPES[arguments.shape], arguments.folder
     (folder / "recipe.yaml").write_text(yaml.safe_dump(our_recipe(arguments, device)))
     if arguments.probe:
         os.environ["GRLO_LITE_PROBES"] = str(folder / "probes.json")
         plan.main([str(folder / "recipe.yaml"), "--probe"])
-    load_policy, trainer = parts.load_policy, algorithm.trainer
+    load_policy, trainer = models.load_policy, composed_trainer
     phases = Phases(device.type == "cuda")
     before: list[int | None] = []
 
@@ -429,7 +431,7 @@ def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
         before.append(loaded(device))
         return trainer(recipe, output, policy, timed, rows, [watch, *callbacks], *more)
 
-    parts.load_policy, algorithm.trainer = loading, training
+    models.load_policy, composed_trainer = loading, training
     if train.main([str(folder / "recipe.yaml"), "--run-dir", str(folder / "run")]):
         raise SystemExit("the run failed")
     halved = json.loads((folder / "run" / "summary.json").read_text()).get("out_of_memory", [])
@@ -438,10 +440,10 @@ def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def planned(arguments: argparse.Namespace) -> dict[str, float]:
     """What `grlo_lite.plan` says of the same recipe on this card under the cap: GiB and seconds by phase."""
-    from grlo_lite import hardware, plan
-    from grlo_lite import recipe as recipes
+    from grlo_lite.planning import planner, this_machine
+    from grlo_lite.recipe import loading as recipes
 
-    said = plan.plan(recipes.load(str(arguments.folder / "recipe.yaml"), []), hardware.this_card())
+    said = planner.plan(recipes.load(str(arguments.folder / "recipe.yaml"), []), this_machine.this_card())
     memory = {f"{phase}_gib": sum(parts.values()) / 2**30 for phase, parts in said.vram.items()}
     return memory | {f"{phase}_seconds": seconds for phase, seconds in said.seconds.items()}
 
@@ -486,7 +488,7 @@ def trl_side(arguments: argparse.Namespace) -> dict[str, Any]:
 def trl_settings(arguments: argparse.Namespace, device: Any) -> Any:
     from trl import GRPOConfig
 
-    from grlo_lite.hardware import float_dtype
+    from grlo_lite.machine.device import float_dtype
 
     shape = SHAPES[arguments.shape]
     rollouts, group, micro = shape["rollouts"]
@@ -519,8 +521,8 @@ def four_bit(kind: Any, folder: Path, device: Any) -> Any:
     """A model in NF4, as bitsandbytes' documentation loads it; the workaround for CPUs with AVX512-BF16 is ours."""
     from transformers import BitsAndBytesConfig
 
-    from grlo_lite.hardware import float_dtype
-    from grlo_lite.quantization import keep_cpu_weights_unpacked
+    from grlo_lite.machine.device import float_dtype
+    from grlo_lite.models.quantization import keep_cpu_weights_unpacked
 
     dtype = float_dtype(device)
     nf4 = BitsAndBytesConfig(
@@ -557,7 +559,7 @@ def summary(arguments: argparse.Namespace, sides: dict[str, dict[str, Any]]) -> 
     """The content of the JSON: what was run on what, each side's phases, and how they compare."""
     import torch
 
-    from grlo_lite import environment
+    from grlo_lite.machine import versions
 
     shape = SHAPES[arguments.shape]
     on_gpu = torch.cuda.is_available()
@@ -569,8 +571,8 @@ def summary(arguments: argparse.Namespace, sides: dict[str, dict[str, Any]]) -> 
     return {
         "command": command(arguments),
         "device": torch.cuda.get_device_name() if on_gpu else platform.machine() + " cpu",
-        "driver": environment.driver() if on_gpu else None,
-        "versions": environment.versions(),
+        "driver": versions.driver() if on_gpu else None,
+        "versions": versions.versions(),
         "threads": torch.get_num_threads(),
         "cap_gib": (arguments.cap_gib or shape["cap_gib"]) if on_gpu else None,
         "shape": shape,

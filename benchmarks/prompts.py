@@ -43,10 +43,11 @@ def measure(path: str, questions: str) -> None:
     """Prints [rows left, wall seconds, CPU seconds, peak MiB] of one file's way through all steps."""
     from transformers import AutoTokenizer
 
-    from grlo_lite import microcosm, prompts
-    from grlo_lite.recipe import Part
+    from grlo_lite import prompts
+    from grlo_lite.models import names
+    from grlo_lite.recipe.schema import Part
 
-    tokenizer = AutoTokenizer.from_pretrained(microcosm.POLICY)
+    tokenizer = AutoTokenizer.from_pretrained(names.POLICY)
 
     def token_count(messages: prompts.Messages) -> int:
         return len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])

@@ -62,9 +62,9 @@ def measured(side: str, shape: str, count: int) -> dict[str, Any]:
     import torch
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
 
-    from grlo_lite import microcosm, reward
+    from grlo_lite.models import names, reward_model
 
-    tokenizer = AutoTokenizer.from_pretrained(microcosm.REWARD)
+    tokenizer = AutoTokenizer.from_pretrained(names.REWARD)
     torch.manual_seed(SEED)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -77,14 +77,14 @@ def measured(side: str, shape: str, count: int) -> dict[str, Any]:
     config.num_labels = 1
     model = Qwen3ForSequenceClassification(config).eval()
     conversations = drawn(tokenizer, count)
-    budget = reward.tokens_that_fit(model, "cpu")
-    scorer = reward.RewardModel(model, tokenizer, max_tokens=8192, tokens_per_batch=budget)
+    budget = reward_model.tokens_that_fit(model, "cpu")
+    scorer = reward_model.RewardModel(model, tokenizer, max_tokens=8192, tokens_per_batch=budget)
     lengths = sorted(len(scorer.token_ids(c)) for c in conversations)
     scorer.score(conversations[:1])  # what is allocated once is not counted
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     if side == "ours":
         scores = scorer.score(conversations)
-        batches = reward.batches_under_budget([[0] * n for n in lengths], scorer.tokens_per_batch)
+        batches = reward_model.batches_under_budget([[0] * n for n in lengths], scorer.tokens_per_batch)
         padded = sum(len(batch) * len(batch[-1]) for batch in batches)
     else:
         calculate = trl_rewards(model, tokenizer)
@@ -121,11 +121,11 @@ def trl_rewards(model: Any, tokenizer: Any) -> Any:
     from transformers import AutoModelForCausalLM
     from trl import GRPOConfig, GRPOTrainer
 
-    from grlo_lite import microcosm
+    from grlo_lite.models import names
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(microcosm.POLICY),
+            model=AutoModelForCausalLM.from_pretrained(names.POLICY),
             reward_funcs=model,
             reward_processing_classes=tokenizer,
             args=GRPOConfig(folder, use_cpu=True, bf16=False, per_device_train_batch_size=8, report_to="none"),

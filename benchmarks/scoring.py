@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.tasks import code, mathematics, sources
-from grlo_lite.tasks.question import Question, Task
+from grlo_lite.evaluation.tasks import code, questions
+from grlo_lite.evaluation.tasks import mathematics as mathematics_tasks
+from grlo_lite.evaluation.tasks.task import Question, Task
 
 WORDINGS = {
     "boxed": "So it is clear.\n\n$$\\boxed{{{}}}$$",
@@ -23,7 +24,7 @@ WHOLE_NUMBERS = {
     "boxed, three digits": "\\boxed{{{:0>3}}}",
     "with a unit": "Answer: {} apples.",
 }
-MATHEMATICS = (mathematics.GSM8K, mathematics.MATH500, mathematics.AIME24, mathematics.AMC23)
+MATHEMATICS = (mathematics_tasks.GSM8K, mathematics_tasks.MATH500, mathematics_tasks.AIME24, mathematics_tasks.AMC23)
 
 
 def right(task: Task, question: Question, text: str) -> bool:
@@ -35,7 +36,7 @@ def right(task: Task, question: Question, text: str) -> bool:
 def worded(task: Task, question: Question) -> dict[str, str]:
     """A question's reference answer in each wording that a model might give it."""
     wordings = {name: text.format(question.reference) for name, text in WORDINGS.items()}
-    if task is not mathematics.MATH500:
+    if task is not mathematics_tasks.MATH500:
         wordings |= {name: text.format(question.reference) for name, text in WHOLE_NUMBERS.items()}
     return wordings
 
@@ -56,7 +57,7 @@ def others(asked: list[Question]) -> Iterator[tuple[Question, Question]]:
 def mathematics_tables(data: Path) -> list[str]:
     lines = ["| task | wording | n | accepted | refused |", "| --- | --- | --- | --- | --- |"]
     for task in MATHEMATICS:
-        rows = sources.rows_of(next(data / name for name in task.files if (data / name).is_file()))
+        rows = questions.rows_of(next(data / name for name in task.files if (data / name).is_file()))
         asked, own = task.questions(rows), solutions(task, rows)
         answers = {name: {q.id: worded(task, q)[name] for q in asked} for name in worded(task, asked[0])}
         for wording, texts in (answers | ({"its solution": own} if own else {})).items():
@@ -70,7 +71,7 @@ def mathematics_tables(data: Path) -> list[str]:
 
 
 def code_table(data: Path) -> list[str]:
-    asked = sources.questions(code.HUMANEVAL, data, None)
+    asked = questions.questions_of(code.HUMANEVAL, data, None)
     whole = {q.id: f"Here it is.\n\n```python\n{q.data['prompt']}{q.reference}```\nDone." for q in asked}
     lines = []
     for name, texts in (("continuation", {q.id: q.reference for q in asked}), ("fenced", whole)):

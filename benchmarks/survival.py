@@ -18,9 +18,9 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
-from grlo_lite import rundir
 from grlo_lite.errors import BadInput
-from grlo_lite.rundir import RunDir
+from grlo_lite.rundir import files
+from grlo_lite.rundir.layout import RunDir
 
 SHORT = ("budget.steps=10", "evaluation.suite=none", "evaluation.heldout_prompts=0", "budget.checkpoint_every=1")
 
@@ -77,7 +77,7 @@ def killed_runs(folder: Path, runs: int) -> int:
                 kills += 1
         if not RunDir(path).finished:
             finished(path, *(["--resume"] if path.exists() else [*SHORT, *kind]))
-        once = [line["step"] for line in rundir.read_lines(path / "metrics.jsonl")] == list(range(1, 11))
+        once = [line["step"] for line in files.read_lines(path / "metrics.jsonl")] == list(range(1, 11))
         equal = adapter_sha256(path) == whole[kind]
         same += equal and once
         print(

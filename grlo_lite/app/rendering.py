@@ -2,21 +2,31 @@
 
 import re
 from functools import cache, lru_cache
-from html import escape
 from typing import Any
 
-from grlo_lite.compare import Reply
+from grlo_lite.app.comparison.values import Reply
+from grlo_lite.reporting.html import plain, seen
 
 NAMES = {"base": "Base", "tuned": "Tuned"}
+
+
 # A dollar sign alone stays one: prices are commoner in chat than formulas between single dollars
 LATEX = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
+
+
 LONGEST_FORMULA = 2000  # characters; what is longer is shown as it was written
+
+
 MOST_BRACES = 100  # of a formula: KaTeX recurses into each
+
+
 MOST_EMPHASES = 800  # asterisks and underscores of a text; browsers take seconds to pair more than thousands
+
+
 # In the manner of CommonMark, within a line; where the browser's parser would see more code than this, it shows `&lt;`
 SPAN_OR_FORMULA = re.compile(
     r"(?P<span>(?<![`\\])(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`))"
@@ -24,11 +34,9 @@ SPAN_OR_FORMULA = re.compile(
     rf"|\\\[(?:(?!\\\[).){{1,{LONGEST_FORMULA}}}?\\\]|\\\((?:(?!\\\().){{1,{LONGEST_FORMULA}}}?\\\))",
     re.DOTALL,
 )
+
+
 NESTED = re.compile(r"^[ \t]*(?=(?:(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])[ \t]*){10})", re.MULTILINE)
-# Reordering what is read (Trojan Source, CVE-2021-42574), controls, lone surrogates, and what shows nothing
-UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]",
-)
 
 
 @lru_cache(maxsize=512)
@@ -39,7 +47,7 @@ def markdown(text: str) -> str:
     not load what the text names; the page's Content-Security-Policy holds where this misses something. What would keep
     a browser busy (thousands of emphases, deep nesting, endless formulas) is shown as it was written.
     """
-    text = _seen(text).replace("\r", "")
+    text = seen(text).replace("\r", "")
     lines = _lines(text)
     if text.count("*") + text.count("_") > MOST_EMPHASES:
         lines = [(line if code else line.replace("*", "&#42;").replace("_", "&#95;"), code) for line, code in lines]
@@ -92,15 +100,6 @@ def _plain(text: str) -> str:
     return text
 
 
-def _seen(text: str) -> str:
-    return UNSEEN.sub(lambda found: found[0] if found[0] == "\r" else f"[U+{ord(found[0]):04X}]", text)
-
-
-def plain(text: str) -> str:
-    """Text in the page's own HTML, of which no Markdown is made: a blank line would end the HTML that it is in."""
-    return escape(_seen(text)).replace("\r", "").replace("\n", "&#10;")
-
-
 def caption(name: str, reply: Reply | None) -> str:
     """The line above an answer: whose it is, how long it took, how it ended, its score."""
     facts = []
@@ -114,16 +113,3 @@ def caption(name: str, reply: Reply | None) -> str:
             facts.append(f"score {reply.score:+.2f}")
     said = " ".join(f"<span>{plain(fact)}</span>" for fact in facts)
     return f'<div class="caption"><h2>{plain(name)}</h2> {said}</div>'
-
-
-def note(text: str, kind: str = "note") -> str:
-    """A line of the page's own; of kind `refused` it is read out as an alert."""
-    role = "alert" if kind == "refused" else "status"
-    return f'<p class="{kind}" role="{role}">{plain(text)}</p>' if text else ""
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """An HTML table whose cells are text; the first column is flush left, numbers flush right."""
-    cells = "".join(f"<th>{plain(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{plain(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from grlo_lite.compare import Refused
+from grlo_lite.app.comparison.values import Refused
 from grlo_lite.errors import BadInput
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

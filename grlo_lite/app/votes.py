@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from grlo_lite.rundir import flush
-from grlo_lite.stats import Rate, raw_win_rate
+from grlo_lite.evaluation.paired_statistics import Rate, raw_win_rate
+from grlo_lite.rundir.files import flush
 
 VERDICTS = {"A": "A is better", "B": "B is better", "tie": "Tie", "both bad": "Both are bad"}
 WORTH = {"tuned": 1.0, "base": 0.0, "tie": 0.5, "both bad": 0.5}

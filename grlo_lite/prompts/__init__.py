@@ -14,8 +14,8 @@ from grlo_lite.prompts.contamination import (
     unchecked_report,
     verdict,
 )
+from grlo_lite.prompts.row_formats import Messages
 from grlo_lite.prompts.rows import load, ordered, prompt_hash, split, write
-from grlo_lite.prompts.shapes import Messages
 from grlo_lite.prompts.sources import Unreachable, hub_answers, on_the_hub
 
 __all__ = [

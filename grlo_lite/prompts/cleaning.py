@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from grlo_lite.errors import BadInput
-from grlo_lite.prompts.shapes import Messages
+from grlo_lite.prompts.row_formats import Messages
 from grlo_lite.prompts.similarity import near_duplicates
 
 TokenCount = Callable[[Messages], int]

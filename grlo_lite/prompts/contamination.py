@@ -11,9 +11,9 @@ from typing import Any
 from grlo_lite.errors import BadInput
 from grlo_lite.prompts import sources
 from grlo_lite.prompts.cleaning import Step, text_of
-from grlo_lite.prompts.shapes import CONVERSATION_COLUMNS, TEXT_COLUMNS, Messages
+from grlo_lite.prompts.row_formats import CONVERSATION_COLUMNS, TEXT_COLUMNS, Messages
 from grlo_lite.prompts.similarity import BATCH, bands, similarity, words
-from grlo_lite.recipe import DataSet
+from grlo_lite.recipe.schema import DataSet
 
 # The sets of the evaluation suites; one of which nobody gave the questions is listed as unchecked
 SUITE_SETS = (

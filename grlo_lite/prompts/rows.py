@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from grlo_lite.errors import BadInput
-from grlo_lite.prompts import shapes, sources
-from grlo_lite.prompts.shapes import Messages
-from grlo_lite.recipe import Part
+from grlo_lite.prompts import row_formats, sources
+from grlo_lite.prompts.row_formats import Messages
+from grlo_lite.recipe.schema import Part
 
 
 def load(parts: tuple[Part, ...], limit: int | None, seed: int) -> tuple[list[Messages], list[str]]:
@@ -54,9 +54,9 @@ def _messages(part: Part, key: str) -> Iterator[tuple[Messages, bool]]:
     column, first = part.column, True
     for where, row in sources.rows(part, "train", key):
         if first and column is None:
-            column = shapes.prompt_column(row, where)
+            column = row_formats.prompt_column(row, where)
         first = False
-        yield shapes.messages_of(row, column, where)
+        yield row_formats.messages_of(row, column, where)
 
 
 def _counts(parts: tuple[Part, ...], read: list[list[Messages]], limit: int | None) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput
-from grlo_lite.recipe import DataSet
+from grlo_lite.recipe.schema import DataSet
 
 Located = tuple[str, Any]  # where a row stands, for messages, and the row
 

@@ -10,14 +10,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from grlo_lite import algorithm, microcosm, parts, policy, recipe, reward
-from grlo_lite.halving import Halvings
-from grlo_lite.journal import Journal
 from grlo_lite.microcosm import world
-from grlo_lite.pace import Pace
-from grlo_lite.recipe import Lora
-from grlo_lite.rundir import create
-from grlo_lite.shaping import RewardFunction
+from grlo_lite.models import chat_template, names, reward_model
+from grlo_lite.models import policy as policies
+from grlo_lite.monitoring.halvings import Halvings
+from grlo_lite.monitoring.pace import Pace
+from grlo_lite.monitoring.recorder import Journal
+from grlo_lite.prompts import prepared
+from grlo_lite.recipe import loading as recipes
+from grlo_lite.recipe.schema import Lora
+from grlo_lite.rewards.reward_function import RewardFunction
+from grlo_lite.rundir.layout import create
+from grlo_lite.training import trainer
 
 CPU = torch.device("cpu")
 
@@ -58,8 +62,8 @@ def trained_weights(path):
 
 def test_the_whole_adapter_is_fp32_and_moved(trained):
     tuned = trained_weights(trained.path)
-    values = recipe.load(str(trained.path / "recipe.yaml"), [])
-    fresh = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 256, values.seed)
+    values = recipes.load(str(trained.path / "recipe.yaml"), [])
+    fresh = policies.load(str(names.POLICY), "main", "nf4", values.lora, "transformers", CPU, 256, values.seed)
     before = {n.replace(".default.", "."): p for n, p in fresh.model.named_parameters() if p.requires_grad}
     assert len(tuned) == 2 * 7 * 4
     assert set(tuned) == set(before)
@@ -69,10 +73,10 @@ def test_the_whole_adapter_is_fp32_and_moved(trained):
 
 
 def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
-    values = recipe.load("microcosm", ["budget.steps=2"])
-    made = policy.load(str(microcosm.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
-    judge = reward.load(str(microcosm.REWARD), "main", "nf4", CPU, 512, 16_384)
-    rewards = RewardFunction([("main", 1.0, judge)], policy.stop_token_ids(made.tokenizer), values.reward, 8, 0)
+    values = recipes.load("microcosm", ["budget.steps=2"])
+    made = policies.load(str(names.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
+    judge = reward_model.load(str(names.REWARD), "main", "nf4", CPU, 512, 16_384)
+    rewards = RewardFunction([("main", 1.0, judge)], chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)
     run = create(tmp_path / "r", "microcosm", "")
     journal = Journal(
         run,
@@ -88,8 +92,8 @@ def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
         Pace(1, None),
     )
     before = frozen_bytes(made.model), frozen_bytes(judge.model)
-    rows, *_ = parts.prompt_rows(values)
-    algorithm.trainer(values, run.partial, made, rewards, rows, [journal], CPU, 32).train()
+    rows, *_ = prepared.prompt_rows(values)
+    trainer.composed_trainer(values, run.partial, made, rewards, rows, [journal], CPU, 32).train()
     assert len(before[0]) == 28 + 18  # 28 quantized layers; embeddings (the tied head with them) and 17 norms
     assert (frozen_bytes(made.model), frozen_bytes(judge.model)) == before
 
@@ -112,12 +116,12 @@ def test_a_bare_peft_script_gives_the_kits_greedy_answers(trained):
         text=True,
         check=True,
     )
-    kit = policy.load(str(microcosm.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 256, 0)
+    kit = policies.load(str(names.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 256, 0)
     kit.model.load_adapter(str(adapter), "default", is_trainable=False)
     kit.model.eval()
     answers = []
     for prompt in asked:
-        text = policy.formatted(kit.tokenizer, [{"role": "user", "content": prompt}])
+        text = chat_template.formatted(kit.tokenizer, [{"role": "user", "content": prompt}])
         ids = kit.tokenizer(text, return_tensors="pt", add_special_tokens=False)
         out = kit.model.generate(**ids, do_sample=False, max_new_tokens=48)
         answers.append(kit.tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -31,12 +31,13 @@ from peft import PeftModel
 from playwright.sync_api import sync_playwright
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from grlo_lite import microcosm, policy
-from grlo_lite.app import desk as desks
-from grlo_lite.app import page, server
+from grlo_lite.app import page, server, sessions
+from grlo_lite.app.comparison.comparison import ARMS
+from grlo_lite.app.comparison.values import Adapter, Progress, Reply
 from grlo_lite.app.votes import Votes
-from grlo_lite.compare import ARMS, Adapter, Progress, Reply
 from grlo_lite.microcosm import world
+from grlo_lite.models import chat_template
+from grlo_lite.models.names import DEMO, POLICY
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = os.environ.get("GRLO_LITE_SCREENSHOTS")
@@ -248,8 +249,8 @@ class Hostile:
 @contextmanager
 def served(comparison, votes, password=None):
     """A page over `comparison`, served from a thread; its address."""
-    desk = desks.Desk(comparison, server.Rate(6000))
-    blocks = page.blocks(desk, {"run": microcosm.DEMO}, "microcosm", Votes(votes))
+    desk = sessions.Desk(comparison, server.Rate(6000))
+    blocks = page.blocks(desk, {"run": DEMO}, "microcosm", Votes(votes))
     app = server.Gate(server.mounted(blocks, page.look(), votes), password, server.LOOPBACK)
     listener = server.listening("127.0.0.1", 0)
     running = server.uvicorn_server(app)
@@ -370,7 +371,7 @@ def routes_of(app):
 
 def test_with_a_password_no_route_answers_without_it(chromium, tmp_path):
     comparison = Hostile("Hello.")
-    blocks = page.blocks(desks.Desk(comparison, server.Rate(60)), {"run": microcosm.DEMO}, "m", Votes(tmp_path / "v"))
+    blocks = page.blocks(sessions.Desk(comparison, server.Rate(60)), {"run": DEMO}, "m", Votes(tmp_path / "v"))
     mounted = server.mounted(blocks, page.look(), tmp_path / "v")
     paths = set(routes_of(mounted))
     assert {"/config", "/votes.jsonl", "/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/run/x"} <= paths
@@ -395,11 +396,11 @@ class Bare:
 
     def __init__(self, adapter=None):
         nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-        base = AutoModelForCausalLM.from_pretrained(microcosm.POLICY, quantization_config=nf4, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_pretrained(POLICY, quantization_config=nf4, dtype=torch.float32)
         base = base.dequantize().float()
         self.model = (PeftModel.from_pretrained(base, adapter).merge_and_unload() if adapter else base).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(microcosm.POLICY)
-        self.stops = policy.stop_token_ids(self.tokenizer)
+        self.tokenizer = AutoTokenizer.from_pretrained(POLICY)
+        self.stops = chat_template.stop_token_ids(self.tokenizer)
         self.answer = cache(self._answer)
 
     def _answer(self, text, max_tokens):
@@ -433,7 +434,7 @@ def test_of_a_hundred_requests_from_eight_clients_each_answer_is_its_own_arms(de
         given = list(
             threads.map(lambda pair: clients[pair[0] % 8].predict(**pair[1], api_name="/compare"), enumerate(wanted))
         )
-    bare = {"base": Bare(), "tuned": Bare(microcosm.DEMO / "adapter")}
+    bare = {"base": Bare(), "tuned": Bare(DEMO / "adapter")}
     differing = Counter()
     for request, replies in zip(wanted, given, strict=True):
         for arm in ARMS:

@@ -5,8 +5,8 @@ import os
 import pytest
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
 
-from grlo_lite import microcosm
 from grlo_lite.cli import run_command
+from grlo_lite.models import names
 from grlo_lite.train import main
 
 
@@ -21,7 +21,7 @@ def files(tmp_path):
         Qwen3Config(vocab_size=800, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
                     num_key_value_heads=1, num_labels=3)
     ).save_pretrained(tmp_path / "three")  # fmt: skip
-    AutoTokenizer.from_pretrained(microcosm.REWARD).save_pretrained(tmp_path / "three")
+    AutoTokenizer.from_pretrained(names.REWARD).save_pretrained(tmp_path / "three")
     return tmp_path
 
 
@@ -50,9 +50,9 @@ CASES = {
     "prompts cannot be written": (["--write-prompts", "no/where.jsonl"], ["--write-prompts no/where.jsonl"]),
     "no such model": (["model.name=./nowhere"], ["model.name='./nowhere'", "there is no such directory"]),
     "no such Hub model": (["model.name=nobody/nothing"], ["nobody/nothing"]),
-    "no causal LM": ([f"model.name={microcosm.REWARD}"], ["is not a causal language model"]),
+    "no causal LM": ([f"model.name={names.REWARD}"], ["is not a causal language model"]),
     "no such reward model": (["reward.name=./nowhere"], ["reward.name='./nowhere'", "there is no such directory"]),
-    "a causal LM as reward model": ([f"reward.name={microcosm.POLICY}"], ["has no one-logit head", "Qwen3ForCausalLM"]),
+    "a causal LM as reward model": ([f"reward.name={names.POLICY}"], ["has no one-logit head", "Qwen3ForCausalLM"]),
     "three labels": (["reward.name=three"], ["has no one-logit head", "with 3 labels"]),
     "nothing to resume": (["--resume"], ["no unfinished run"]),
     "resume what is no run": (["--resume", "--run-dir", "existing"], ["has no recipe.yaml"]),

@@ -10,13 +10,17 @@ import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from grlo_lite import compare, microcosm, policy, recipe, reward, subject
-from grlo_lite.compare import ARMS, Refused, Settings, Turn
+from grlo_lite.app.comparison import loading, waiting_line
+from grlo_lite.app.comparison.comparison import ARMS
+from grlo_lite.app.comparison.values import Refused, Settings, Turn
 from grlo_lite.errors import BadInput
 from grlo_lite.microcosm import world
+from grlo_lite.models import chat_template, names, reward_model, trained_adapter
+from grlo_lite.models import policy as policies
+from grlo_lite.recipe import schema
 
 CPU = torch.device("cpu")
-BASE = str(microcosm.POLICY)
+BASE = str(names.POLICY)
 GREEDY = Settings(max_tokens=20, temperature=0.0)
 QUESTIONS = [q.text for domain in world.VERIFIABLE for q in world.exam(domain, 5, seed=1)]
 QUESTIONS += world.chat_prompts(held_out=True)[: 20 - len(QUESTIONS)]
@@ -27,23 +31,23 @@ def adapters(tmp_path_factory):
     """Two adapters of the microcosm's base that change its answers much: plain LoRA with random B."""
     folders = []
     for seed, name in enumerate(("one", "two")):
-        made = policy.load(BASE, "main", "nf4", recipe.Lora(rank=4, alpha=8), "transformers", CPU, 256, seed)
+        made = policies.load(BASE, "main", "nf4", schema.Lora(rank=4, alpha=8), "transformers", CPU, 256, seed)
         torch.manual_seed(seed)
         for key, parameter in made.model.named_parameters():
             if "lora_B" in key:
                 parameter.data.normal_(std=0.05)
         folders.append(tmp_path_factory.mktemp("adapters") / name)
-        policy.save_adapter(made.model, made.tokenizer, folders[-1], "made by a test")
+        trained_adapter.save_adapter(made.model, made.tokenizer, folders[-1], "made by a test")
     return folders
 
 
 def judge():
-    return reward.load(str(microcosm.REWARD), "main", "nf4", CPU, 512, 16_384)
+    return reward_model.load(str(names.REWARD), "main", "nf4", CPU, 512, 16_384)
 
 
 @pytest.fixture(scope="module")
 def both(adapters):
-    return compare.load([subject.find(folder, BASE) for folder in adapters], judge)
+    return loading.load([trained_adapter.find(folder, BASE) for folder in adapters], judge)
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ class Bare:
         self.model: Any = PeftModel.from_pretrained(base, str(adapter)).eval() if adapter else base
         self.tokenizer = AutoTokenizer.from_pretrained(BASE)
         self.packable = [m for m in self.model.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
-        self.stops = policy.stop_token_ids(self.tokenizer)
+        self.stops = chat_template.stop_token_ids(self.tokenizer)
         self.repack(False)
 
     def repack(self, repacked):
@@ -123,7 +127,7 @@ def test_of_forty_requests_at_once_each_answer_is_its_own_arms(both, adapters):
 
 def test_the_adapter_that_is_asked_for_answers(both, adapters):
     for folder in adapters:
-        alone = compare.load([subject.find(folder, BASE)])
+        alone = loading.load([trained_adapter.find(folder, BASE)])
         for question in QUESTIONS[:3]:
             expected = alone.answers([], question, folder.name, GREEDY)["tuned"].text
             assert both.answers([], question, folder.name, GREEDY)["tuned"].text == expected
@@ -228,7 +232,7 @@ def test_what_is_too_long_or_unknown_is_refused(both):
 
 
 def test_the_line_takes_no_more_than_it_should():
-    line = compare.Line(longest=2)
+    line = waiting_line.Line(longest=2)
     tickets = [line.join() for _ in range(3)]  # one is answered, two wait
     with pytest.raises(Refused, match="2 questions are waiting already"):
         line.join()
@@ -256,5 +260,5 @@ def test_an_adapter_that_cannot_be_mixed_is_refused(config, why, adapters, tmp_p
     config.task_type = "CAUSAL_LM"
     get_peft_model(AutoModelForCausalLM.from_pretrained(BASE), config).save_pretrained(tmp_path / "other")
     with pytest.raises(BadInput, match=f"other cannot answer beside its base.*{why}") as refused:
-        compare.load([subject.find(adapters[0], BASE), subject.find(tmp_path / "other", BASE)])
+        loading.load([trained_adapter.find(adapters[0], BASE), trained_adapter.find(tmp_path / "other", BASE)])
     assert "\n" not in str(refused.value)

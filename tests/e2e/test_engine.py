@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from grlo_lite import rundir
+from grlo_lite.rundir import files
 
 
 def test_the_folded_engine_learns(train, tmp_path):
@@ -24,7 +24,7 @@ def test_a_run_of_the_folded_engine_that_lost_its_end_resumes_bit_for_bit(train,
     train("--run-dir", tmp_path / "cut", "--resume")
     hashes = [json.loads((tmp_path / name / "summary.json").read_text())["adapter_sha256"] for name in ("whole", "cut")]
     assert hashes[0] == hashes[1]
-    assert len(rundir.read_lines(tmp_path / "cut" / "metrics.jsonl")) == 2
+    assert len(files.read_lines(tmp_path / "cut" / "metrics.jsonl")) == 2
 
 
 def test_vllm_beside_a_4_bit_policy_is_refused_before_anything_is_loaded(train, tmp_path):

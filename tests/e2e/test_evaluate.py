@@ -15,10 +15,13 @@ import pytest
 import torch
 
 from grlo_lite import evaluate as command
-from grlo_lite import generation, microcosm, policy, quantization, rundir, sandbox
 from grlo_lite.errors import BadInput
-from grlo_lite.generation import Sampling
+from grlo_lite.generation import answers
+from grlo_lite.generation.answers import Sampling
+from grlo_lite.grading import sandbox
 from grlo_lite.microcosm import world
+from grlo_lite.models import chat_template, names, quantization, trained_adapter
+from grlo_lite.rundir import files
 
 CPU = torch.device("cpu")
 CONTRACT = {
@@ -55,7 +58,7 @@ def kept(path):
 
 
 def answers_of(path, arm):
-    return [row["text"] for row in rundir.read_lines(path / "answers.jsonl") if row["arm"] == arm]
+    return [row["text"] for row in files.read_lines(path / "answers.jsonl") if row["arm"] == arm]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_the_microcosm_in_a_minute_with_intervals_on_every_domain(evaluated):
 
 def test_every_answer_is_kept_with_why_it_was_judged_so(evaluated):
     path, _, _ = evaluated
-    rows = rundir.read_lines(path / "answers.jsonl")
+    rows = files.read_lines(path / "answers.jsonl")
     assert len(rows) == 4 * 300 * 3 + 150 * 2
     asked = {domain: world.exam(domain, 300, seed=0) for domain in world.VERIFIABLE}
     for row in rows[: 4 * 300 * 3]:
@@ -112,7 +115,7 @@ def test_it_agrees_with_the_measurement_that_ended_the_training(trained, evaluat
 def test_a_second_run_asks_nothing_and_says_the_same(evaluated, monkeypatch, capsys):
     path, printed, _ = evaluated
     before, count = (path / "evaluation.json").read_bytes(), kept(path)
-    monkeypatch.setattr(generation, "answers", None)  # calling it would fail
+    monkeypatch.setattr(answers, "answers", None)  # calling it would fail
     assert command.main([str(path)]) == 0
     assert (path / "evaluation.json").read_bytes() == before
     assert kept(path) == count
@@ -144,8 +147,8 @@ def test_killed_and_resumed_is_the_uninterrupted_evaluation(trained, tmp_path):
 def test_a_larger_limit_pays_for_the_new_questions_only(trained, tmp_path, monkeypatch):
     path = copied(trained, tmp_path / "r")
     asked = []
-    original = generation.answers
-    monkeypatch.setattr(generation, "answers", lambda m, t, texts, s: asked.extend(texts) or original(m, t, texts, s))
+    original = answers.answers
+    monkeypatch.setattr(answers, "answers", lambda m, t, texts, s: asked.extend(texts) or original(m, t, texts, s))
     command.main([str(path), "--limit", "3", "--arm", "tuned"])
     command.main([str(path), "--limit", "5", "--arm", "tuned"])
     assert len(asked) == 5 * 5
@@ -159,22 +162,22 @@ def test_the_two_arms_are_the_bare_base_and_the_merged_model(trained):
     from transformers import AutoModelForCausalLM
 
     def base():
-        return quantization.from_pretrained(AutoModelForCausalLM, str(microcosm.POLICY), "main", "nf4", CPU)
+        return quantization.from_pretrained(AutoModelForCausalLM, str(names.POLICY), "main", "nf4", CPU)
 
     adapter = trained[0] / "adapter"
-    loaded = policy.load_trained(str(microcosm.POLICY), "main", "nf4", adapter, CPU)
+    loaded = trained_adapter.load_trained(str(names.POLICY), "main", "nf4", adapter, CPU)
     merged = PeftModel.from_pretrained(base().dequantize(), str(adapter)).merge_and_unload().eval()
     prompts = [q.text for domain in world.VERIFIABLE for q in world.exam(domain, 8, seed=1)]
     prompts += world.chat_prompts(held_out=True)[:18]
-    texts = [policy.formatted(loaded.tokenizer, [{"role": "user", "content": p}]) for p in prompts]
+    texts = [chat_template.formatted(loaded.tokenizer, [{"role": "user", "content": p}]) for p in prompts]
     greedy = {"sampling": Sampling(48, temperature=0.0), "tokenizer": loaded.tokenizer, "texts": texts}
     with loaded.model.disable_adapter():
-        one = generation.answers(loaded.model, **greedy)
-    other = generation.answers(loaded.model, **greedy)
+        one = answers.answers(loaded.model, **greedy)
+    other = answers.answers(loaded.model, **greedy)
     for arm, bare in ((one, base().eval()), (other, merged)):
         bare.generation_config.eos_token_id = loaded.model.generation_config.eos_token_id
         assert len(arm) == 50
-        assert generation.answers(bare, **greedy) == arm
+        assert answers.answers(bare, **greedy) == arm
     assert sum(a != b for a, b in zip(one, other, strict=True)) >= 25
 
 
@@ -182,35 +185,35 @@ def test_lm_evals_hflm_on_the_model_object_gives_the_same_answers(trained):
     huggingface = pytest.importorskip("lm_eval.models.huggingface")
     from lm_eval.api.instance import Instance
 
-    loaded = policy.load_trained(str(microcosm.POLICY), "main", "nf4", trained[0] / "adapter", CPU)
+    loaded = trained_adapter.load_trained(str(names.POLICY), "main", "nf4", trained[0] / "adapter", CPU)
     loaded.tokenizer.eos_token = "<|im_end|>"
     hflm = huggingface.HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, max_length=512, batch_size=8)
     questions = [q.text for domain in world.VERIFIABLE for q in world.exam(domain, 4, seed=2)]
-    texts = [policy.formatted(loaded.tokenizer, [{"role": "user", "content": q}]) for q in questions]
+    texts = [chat_template.formatted(loaded.tokenizer, [{"role": "user", "content": q}]) for q in questions]
     options = {"until": ["<|im_end|>"], "max_gen_toks": 48, "do_sample": False}
     requests = [Instance("generate_until", {}, (text, options), i) for i, text in enumerate(texts)]
     for arm in (loaded.model.disable_adapter(), nullcontext()):
         with arm:
-            ours = generation.answers(loaded.model, loaded.tokenizer, texts, Sampling(48, temperature=0.0))
+            ours = answers.answers(loaded.model, loaded.tokenizer, texts, Sampling(48, temperature=0.0))
             theirs = hflm.generate_until(requests, disable_tqdm=True)
         assert [a.text.strip() for a in ours] == [t.strip() for t in theirs]
 
 
 def test_an_answer_ends_where_it_ends_whatever_its_neighbours_do(trained):
-    loaded = policy.load_trained(str(microcosm.POLICY), "main", "nf4", trained[0] / "adapter", CPU)
+    loaded = trained_adapter.load_trained(str(names.POLICY), "main", "nf4", trained[0] / "adapter", CPU)
     questions = [q.text for q in world.exam("arithmetic", 6, seed=3)]
-    texts = [policy.formatted(loaded.tokenizer, [{"role": "user", "content": q}]) for q in questions]
+    texts = [chat_template.formatted(loaded.tokenizer, [{"role": "user", "content": q}]) for q in questions]
     greedy = Sampling(48, temperature=0.0)
-    batch = generation.answers(loaded.model, loaded.tokenizer, [*texts, "um so "], greedy)  # the last one rambles on
+    batch = answers.answers(loaded.model, loaded.tokenizer, [*texts, "um so "], greedy)  # the last one rambles on
     assert max(a.tokens for a in batch[:-1]) < 48
     for text, answer in zip(texts, batch, strict=False):
-        assert generation.answers(loaded.model, loaded.tokenizer, [text], greedy) == [answer]
+        assert answers.answers(loaded.model, loaded.tokenizer, [text], greedy) == [answer]
         assert "<|im_end|>" not in answer.text
         assert not answer.truncated
-    (short,) = generation.answers(loaded.model, loaded.tokenizer, texts[:1], Sampling(4, temperature=0.0))
+    (short,) = answers.answers(loaded.model, loaded.tokenizer, texts[:1], Sampling(4, temperature=0.0))
     assert (short.tokens, short.truncated) == (4, True)
     word = batch[0].text.split()[2]
-    (cut,) = generation.answers(loaded.model, loaded.tokenizer, texts[:1], Sampling(48, 0.0, stops=(word,)))
+    (cut,) = answers.answers(loaded.model, loaded.tokenizer, texts[:1], Sampling(48, 0.0, stops=(word,)))
     assert cut.text == batch[0].text[: batch[0].text.index(word)]
     assert not cut.truncated
 
@@ -254,7 +257,7 @@ def test_an_adapter_without_a_run_is_evaluated_where_it_lies(trained, tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/nowhere"}))
     with pytest.raises(BadInput, match="name it by --base"):
         command.main([str(adapter)])
-    command.main([str(adapter), "--base", str(microcosm.POLICY), "--limit", "2"])
+    command.main([str(adapter), "--base", str(names.POLICY), "--limit", "2"])
     result = json.loads((adapter / "evaluation.json").read_text())
     assert result["tasks"][-1]["judge"]["relation"] == "what the adapter was trained by is not known"
 
@@ -271,7 +274,7 @@ def test_an_adapter_without_a_run_is_evaluated_where_it_lies(trained, tmp_path):
 )
 def test_what_the_user_has_to_change_is_said_before_anything_is_loaded(trained, monkeypatch, tmp_path, words, told):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(policy, "load_trained", None)
+    monkeypatch.setattr(trained_adapter, "load_trained", None)
     with pytest.raises(BadInput) as refused:
         command.main([str(trained[0]), *words])
     assert told in str(refused.value)
@@ -293,10 +296,11 @@ def test_neither_run_nor_adapter(tmp_path):
     ],
 )
 def test_a_bad_question_file_is_named(tmp_path, line, told):
-    from grlo_lite.tasks import mathematics, sources
+    from grlo_lite.evaluation.tasks import mathematics as mathematics_tasks
+    from grlo_lite.evaluation.tasks.questions import questions_of
 
     (tmp_path / "gsm8k.jsonl").write_text(line + "\n")
     with pytest.raises(BadInput) as refused:
-        sources.questions(mathematics.GSM8K, tmp_path, None)
+        questions_of(mathematics_tasks.GSM8K, tmp_path, None)
     assert told in str(refused.value)
     assert "gsm8k.jsonl" in str(refused.value)

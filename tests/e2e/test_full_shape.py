@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from grlo_lite import recipe
+from grlo_lite.recipe import loading as recipes
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "full_shape.py"
 
@@ -46,7 +46,7 @@ def test_the_longest_texts_are_as_long_as_the_recipe_allows(tmp_path):
     done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(next(tmp_path.glob("microcosm-longest-*.json")).read_text())
-    limits = recipe.load("microcosm", [])
+    limits = recipes.load("microcosm", [])
     ours = result["sides"]["ours"]
     assert ours["completion_tokens"] == 16 * limits.rollout.max_tokens
     read = ours["reward_tokens_a_second"] * ours["reward_seconds"] - ours["completion_tokens"]

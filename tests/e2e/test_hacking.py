@@ -4,12 +4,18 @@ import pytest
 import torch
 from peft import get_peft_model_state_dict
 
-from grlo_lite import algorithm, microcosm, parts, policy, recipe, rundir
-from grlo_lite.guards import HeldoutJudge, Watch
-from grlo_lite.halving import Halvings
-from grlo_lite.journal import Journal
-from grlo_lite.pace import Pace
-from grlo_lite.shaping import RewardFunction
+from grlo_lite.models import chat_template, names
+from grlo_lite.models import loading as models
+from grlo_lite.monitoring.guards import Watch
+from grlo_lite.monitoring.halvings import Halvings
+from grlo_lite.monitoring.pace import Pace
+from grlo_lite.monitoring.recorder import Journal
+from grlo_lite.prompts import prepared
+from grlo_lite.recipe import loading as recipes
+from grlo_lite.rewards.heldout import HeldoutJudge
+from grlo_lite.rewards.reward_function import RewardFunction
+from grlo_lite.rundir import files, layout
+from grlo_lite.training import trainer
 
 CPU = torch.device("cpu")
 
@@ -28,18 +34,18 @@ class Rigged:
 
 def watched_run(tmp_path, rule, *overrides, heldout=None):
     """A short run against a rigged judge; returns its directory, its guard and the policy it ends with."""
-    values = recipe.load("microcosm", ["budget.checkpoint_every=100", *overrides])
-    made = parts.load_policy(values, CPU, "transformers")
+    values = recipes.load("microcosm", ["budget.checkpoint_every=100", *overrides])
+    made = models.load_policy(values, CPU, "transformers")
     rewards = RewardFunction(
-        [("rigged", 1.0, Rigged(rule))], policy.stop_token_ids(made.tokenizer), values.reward, 8, 0
+        [("rigged", 1.0, Rigged(rule))], chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0
     )
-    run = rundir.create(tmp_path / "r", "microcosm", "")
+    run = layout.create(tmp_path / "r", "microcosm", "")
     judge = heldout(made) if heldout else lambda step: {}
     pace = Pace(values.budget.steps, None)
     journal = Journal(run, rewards, values.budget, 1, 4, lambda: 0.0, (0, 0), judge, Halvings(run), "reward_mean", pace)
     watch = Watch(values.guards, run, journal.latest)
-    rows, *_ = parts.prompt_rows(values)
-    algorithm.trainer(values, run.partial, made, rewards, rows, [journal, watch], CPU, 32).train()
+    rows, *_ = prepared.prompt_rows(values)
+    trainer.composed_trainer(values, run.partial, made, rewards, rows, [journal, watch], CPU, 32).train()
     return run, watch, made
 
 
@@ -48,20 +54,20 @@ def test_a_reward_that_likes_length_makes_the_length_guard_speak_within_ten_step
         tmp_path, len, "budget.steps=10", "reward.truncated.mode=score", "reward.truncated.value=0",
         "guards.reward_length_correlation.action=stop",
     )  # fmt: skip
-    spoken = rundir.read_lines(run.guards)
+    spoken = files.read_lines(run.guards)
     length = next(row for row in spoken if row["guard"] == "reward_length_correlation")
     assert length["step"] <= 10
     assert "hacked by length" in length["message"]
     assert length["samples"][0]["completion"]
     assert watch.because == "reward_length_correlation"
-    assert len(rundir.read_lines(run.metrics)) == length["step"]  # it stopped there
+    assert len(files.read_lines(run.metrics)) == length["step"]  # it stopped there
 
 
 def test_a_reward_stuck_at_one_value_is_reported_as_no_learning_signal(tmp_path):
     run, watch, _ = watched_run(
         tmp_path, lambda text: 1.0, "budget.steps=6", "reward.truncated.mode=score", "reward.truncated.value=0"
     )
-    spoken = {row["guard"]: row for row in rundir.read_lines(run.guards)}
+    spoken = {row["guard"]: row for row in files.read_lines(run.guards)}
     assert "no learning signal" in spoken["equal_groups_fraction"]["message"]
     assert watch.because is None
 
@@ -86,10 +92,10 @@ def test_a_heldout_decline_is_over_optimization(tmp_path, action):
 
     words = ("budget.steps=6", f"guards.on_overoptimization={action}", "reward.heldout.name=microcosm-heldout")
     run, watch, made = watched_run(tmp_path, len, *words, "guards.overoptimization_patience=2", heldout=heldout)
-    row = next(r for r in rundir.read_lines(run.guards) if r["guard"] == "overoptimization")
+    row = next(r for r in files.read_lines(run.guards) if r["guard"] == "overoptimization")
     assert row["step"] == 4  # it fell at 3 and 4
     assert "the held-out judge liked step 2 best" in row["message"]
-    assert len(rundir.read_lines(run.metrics)) == (6 if action == "warn" else 4)
+    assert len(files.read_lines(run.metrics)) == (6 if action == "warn" else 4)
     assert watch.because == (None if action == "warn" else "overoptimization")
     tuned = get_peft_model_state_dict(made.model)
     wanted = {"warn": 6, "stop": 4, "keep_best": 2}[action]
@@ -98,7 +104,7 @@ def test_a_heldout_decline_is_over_optimization(tmp_path, action):
 
 
 def test_the_microcosm_ships_a_heldout_judge_that_is_another_model():
-    trained, heldout = (folder / "model.safetensors" for folder in (microcosm.REWARD, microcosm.HELDOUT))
+    trained, heldout = (folder / "model.safetensors" for folder in (names.REWARD, names.HELDOUT))
     assert heldout.read_bytes() != trained.read_bytes()
 
 
@@ -106,9 +112,9 @@ def test_a_run_with_a_heldout_judge_and_two_trained_ones(train, tmp_path):
     path = tmp_path / "r"
     train(
         "--run-dir", path, "budget.steps=4", "evaluation.suite=none", "reward.heldout.every=2",
-        "reward.heldout.name=microcosm-heldout", f"reward.models=[{{name: {microcosm.HELDOUT}, weight: 0.5}}]",
+        "reward.heldout.name=microcosm-heldout", f"reward.models=[{{name: {names.HELDOUT}, weight: 0.5}}]",
     )  # fmt: skip
-    lines = rundir.read_lines(path / "metrics.jsonl")
+    lines = files.read_lines(path / "metrics.jsonl")
     assert ["reward_heldout_mean" in line for line in lines] == [False, True, False, True]
-    both = [lines[0][f"score_mean/{name}"] for name in ("microcosm", str(microcosm.HELDOUT))]
+    both = [lines[0][f"score_mean/{name}"] for name in ("microcosm", str(names.HELDOUT))]
     assert lines[0]["score_mean"] == pytest.approx(both[0] + 0.5 * both[1])

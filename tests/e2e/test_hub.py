@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grlo_lite import microcosm, policy
+from grlo_lite.models import chat_template, names
 
 FIRST, LATER = "a" * 40, "b" * 40
-SHIPPED = {"policy": microcosm.POLICY, "reward": microcosm.REWARD, "heldout": microcosm.HELDOUT}
+SHIPPED = {"policy": names.POLICY, "reward": names.REWARD, "heldout": names.HELDOUT}
 
 
 def move_main(cache, name, commit):
@@ -43,7 +43,7 @@ def test_a_resumed_run_uses_the_commits_it_began_with_though_main_has_moved_on(t
         "--run-dir", run, "microcosm",
     )  # fmt: skip
     assert "somebody/policy has no chat template: prompts are written as plain text" in done.stdout
-    assert (run / "adapter" / "chat_template.jinja").read_text() == policy.PLAIN_TEMPLATE
+    assert (run / "adapter" / "chat_template.jinja").read_text() == chat_template.PLAIN_TEMPLATE
     before = json.loads((run / "summary.json").read_text())["adapter_sha256"]
     recorded = json.loads((run / "environment.json").read_text())
     assert recorded["model_commit"] == FIRST

@@ -7,7 +7,7 @@ import sys
 import time
 
 from grlo_lite import prompts
-from grlo_lite.recipe import Part
+from grlo_lite.recipe.schema import Part
 
 QUESTION = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many?"
 

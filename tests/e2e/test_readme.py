@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from grlo_lite import app, doctor, evaluate, plan, recipe
+from grlo_lite import app, doctor, evaluate, plan
 from grlo_lite.errors import BadInput
+from grlo_lite.recipe import loading as recipes
 from grlo_lite.train import main
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -52,17 +53,17 @@ def test_the_recipe_of_the_readme_is_one(tmp_path):
     assert blocks
     for block in blocks:
         (tmp_path / "mine.yaml").write_text(block)
-        recipe.load(str(tmp_path / "mine.yaml"), [])
+        recipes.load(str(tmp_path / "mine.yaml"), [])
 
 
-@pytest.mark.parametrize("name", recipe.shipped())
+@pytest.mark.parametrize("name", recipes.shipped())
 def test_every_shipped_recipe_dry_runs_and_names_its_command(name, capsys):
     assert main([name, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"recipe {name}: named on the command line\n")
     assert "the peak is " in printed
     assert "the first prompt" in printed or "the prompts are not here: " in printed
-    assert recipe.shipped()[name].read_text().startswith(f"# python -m grlo_lite.train {name}\n")
+    assert recipes.shipped()[name].read_text().startswith(f"# python -m grlo_lite.train {name}\n")
 
 
 def test_every_file_the_readme_names_exists():

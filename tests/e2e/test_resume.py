@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from grlo_lite import rundir
-from grlo_lite.rundir import RunDir
+from grlo_lite.rundir import files
+from grlo_lite.rundir.layout import RunDir
 
 WORDS = ("budget.steps=6", "budget.checkpoint_every=2", "evaluation.suite=none", "evaluation.heldout_prompts=0")
 
@@ -51,7 +51,7 @@ def test_a_killed_run_resumes_bit_for_bit(train, uninterrupted, tmp_path):
     done = train("--run-dir", path, "--resume")
     assert f"resuming the run {path}" in done.stdout
     assert adapter_hash(path) == adapter_hash(uninterrupted)
-    resumed, whole = (rundir.read_lines(p / "metrics.jsonl") for p in (path, uninterrupted))
+    resumed, whole = (files.read_lines(p / "metrics.jsonl") for p in (path, uninterrupted))
     assert [line["step"] for line in resumed] == [1, 2, 3, 4, 5, 6]
     untimed = [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in resumed]
     assert untimed == [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in whole]
@@ -66,7 +66,7 @@ def test_an_interrupted_run_saves_exits_130_and_says_how_to_go_on(train, uninter
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"python -m grlo_lite.train --run-dir {path} --resume" in printed
-    steps = len(rundir.read_lines(path / "metrics.jsonl"))
+    steps = len(files.read_lines(path / "metrics.jsonl"))
     assert steps < 6
     assert RunDir(path).checkpoint_folders()[-1].name == f"step-{steps}"
     train("--resume", "--run-dir", path)
@@ -85,7 +85,7 @@ def test_a_run_killed_while_it_measures_goes_on_from_its_last_step(train, tmp_pa
     process.wait()
     assert not (path / "summary.json").exists()
     train("--resume", "--run-dir", path, "budget.steps=6")
-    assert len(rundir.read_lines(path / "metrics.jsonl")) == 6
+    assert len(files.read_lines(path / "metrics.jsonl")) == 6
     assert (path / "evaluation.json").exists()
 
 

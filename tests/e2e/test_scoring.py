@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from grlo_lite import sandbox
-from grlo_lite.tasks import code, instructions, mathematics, sources
+from grlo_lite.evaluation.tasks import code, instructions, questions
+from grlo_lite.evaluation.tasks import mathematics as mathematics_tasks
+from grlo_lite.grading import sandbox
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # The last of AIME 2024's solutions to question 60 boxes nothing and is signed "-sepehr2010": its last number is 2010
@@ -20,10 +21,12 @@ def scoring(monkeypatch):
     return scoring
 
 
-@pytest.mark.parametrize("task", [mathematics.GSM8K, mathematics.MATH500, mathematics.AIME24, mathematics.AMC23])
+@pytest.mark.parametrize(
+    "task", [mathematics_tasks.GSM8K, mathematics_tasks.MATH500, mathematics_tasks.AIME24, mathematics_tasks.AMC23]
+)
 def test_every_reference_is_right_in_every_wording_and_hardly_any_other(shared_data, scoring, task):
     pytest.importorskip("math_verify")
-    rows = sources.rows_of(next(shared_data / name for name in task.files if (shared_data / name).is_file()))
+    rows = questions.rows_of(next(shared_data / name for name in task.files if (shared_data / name).is_file()))
     asked = task.questions(rows)
     assert len(asked) == {"gsm8k": 1319, "math500": 500, "aime24": 30, "amc23": 40}[task.name]
     refused = {
@@ -39,7 +42,7 @@ def test_every_reference_is_right_in_every_wording_and_hardly_any_other(shared_d
 
 @pytest.mark.skipif(bool(sandbox.unavailable()), reason=sandbox.unavailable() or "confined")
 def test_humanevals_canonical_solutions_pass_and_others_do_not(shared_data, scoring):
-    asked = sources.questions(code.HUMANEVAL, shared_data, None)
+    asked = questions.questions_of(code.HUMANEVAL, shared_data, None)
     assert len(asked) == 164
     assert [q.id for q in asked if not code.judged_humaneval(q, q.reference).score] == []
     pairs = list(scoring.others(asked))[::8]
@@ -82,12 +85,12 @@ def test_where_lm_evals_bundled_task_says_otherwise_ours_is_right(shared_data, s
 
     file = tmp_path / "aime24.jsonl"
     file.write_text("".join((shared_data / "aime24.jsonl").read_text().splitlines(keepends=True)))
-    rows = sources.rows_of(file)
-    asked = mathematics.AIME24.questions(rows)
+    rows = questions.rows_of(file)
+    asked = mathematics_tasks.AIME24.questions(rows)
     for wording, agreeing in (("boxed, three digits", 30), ("bare", 7)):
-        texts = agreement.answers(mathematics.AIME24, asked, rows, wording)
-        theirs = agreement.bundled_scores(mathematics.AIME24, file, texts)["exact_match,none"]
-        ours = [mathematics.judged_number(q, text).score for q, text in zip(asked, texts, strict=True)]
+        texts = agreement.answers(mathematics_tasks.AIME24, asked, rows, wording)
+        theirs = agreement.bundled_scores(mathematics_tasks.AIME24, file, texts)["exact_match,none"]
+        ours = [mathematics_tasks.judged_number(q, text).score for q, text in zip(asked, texts, strict=True)]
         right = [i % 4 != 3 for i in range(30)]  # every fourth answer is another question's
         assert ours == [float(r) for r in right]
         assert sum(o == t for o, t in zip(ours, theirs, strict=True)) == agreeing

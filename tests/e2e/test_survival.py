@@ -16,10 +16,11 @@ import torch
 from transformers import GenerationMixin
 from trl import GRPOTrainer
 
-from grlo_lite import rundir, train
+from grlo_lite import train
 from grlo_lite.cli import run_command
-from grlo_lite.reward import RewardModel
-from grlo_lite.rundir import RunDir
+from grlo_lite.models.reward_model import RewardModel
+from grlo_lite.rundir import checkpoints, files, layout
+from grlo_lite.rundir.layout import RunDir
 
 WORDS = ("budget.checkpoint_every=1", "evaluation.suite=none", "evaluation.heldout_prompts=0")
 
@@ -29,7 +30,7 @@ def summary(path):
 
 
 def steps(path):
-    return [line["step"] for line in rundir.read_lines(path / "metrics.jsonl")]
+    return [line["step"] for line in files.read_lines(path / "metrics.jsonl")]
 
 
 def in_process(*words):
@@ -174,7 +175,7 @@ def test_out_of_memory_halves_the_phase_and_nothing_else(whole, tmp_path, monkey
     halved = summary(path)["out_of_memory"]
     assert {line["phase"] for line in halved} == {phase}
     assert halved[-1]["now"] == smallest
-    lines, undisturbed = (rundir.read_lines(p / "metrics.jsonl") for p in (path, whole))
+    lines, undisturbed = (files.read_lines(p / "metrics.jsonl") for p in (path, whole))
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["rollouts"] for line in lines] == [32, 64, 96, 128, 160, 192]
     assert {line["effective_batch"] for line in lines} == {32}
@@ -199,7 +200,7 @@ def test_a_second_update_of_a_step_that_runs_out_of_memory_begins_the_step_again
     monkeypatch.setattr(GRPOTrainer, "compute_loss", limited)
     assert in_process("--run-dir", tmp_path / "r", *words) == 0
     assert steps(tmp_path / "r") == [1, 2, 3]
-    lines = [rundir.read_lines(tmp_path / name / "metrics.jsonl")[-1] for name in ("r", "whole")]
+    lines = [files.read_lines(tmp_path / name / "metrics.jsonl")[-1] for name in ("r", "whole")]
     assert lines[0]["reward_mean"] == pytest.approx(lines[1]["reward_mean"], abs=1e-3)
 
 
@@ -240,7 +241,7 @@ def test_too_small_a_disk_is_refused_before_the_first_step(tmp_path, capsys):
 def test_a_disk_that_fills_keeps_the_last_checkpoint_and_goes_on_when_there_is_room(whole, tmp_path, capsys):
     with mounted(tmp_path / "disk", "40m") as disk:
         path, ballast = disk / "r", disk / "ballast"
-        check = rundir.RunDir.adopt_checkpoint
+        check = layout.RunDir.adopt_checkpoint
 
         def then_fill(self, written, step, *rest):
             check(self, written, step, *rest)
@@ -249,13 +250,13 @@ def test_a_disk_that_fills_keeps_the_last_checkpoint_and_goes_on_when_there_is_r
                 ballast.write_bytes(bytes(free - 2**20))
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(rundir.RunDir, "adopt_checkpoint", then_fill)
+            patched.setattr(layout.RunDir, "adopt_checkpoint", then_fill)
             assert in_process("--run-dir", path, *WORDS, "budget.steps=6") == 1
         error = capsys.readouterr().err
         assert "the checkpoint of step 4 takes" in error
         assert "step-3 is kept" in error
         assert "Traceback" not in error
-        assert rundir.damage(path / "checkpoints" / "step-3") is None
+        assert checkpoints.damage(path / "checkpoints" / "step-3") is None
         ballast.unlink()
         assert in_process("--run-dir", path, "--resume") == 0
         assert steps(path) == [1, 2, 3, 4, 5, 6]
@@ -263,9 +264,9 @@ def test_a_disk_that_fills_keeps_the_last_checkpoint_and_goes_on_when_there_is_r
 
 
 def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("grlo_lite.journal.require_space_for_checkpoint", lambda *_: None)
+    monkeypatch.setattr("grlo_lite.monitoring.recorder.require_space_for_checkpoint", lambda *_: None)
     with mounted(tmp_path / "disk", "40m") as disk:
-        adopt = rundir.RunDir.adopt_checkpoint
+        adopt = layout.RunDir.adopt_checkpoint
 
         def then_fill(self, written, step, *rest):
             adopt(self, written, step, *rest)
@@ -273,7 +274,7 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_one_before(t
                 free = shutil.disk_usage(disk).free
                 (disk / "ballast").write_bytes(bytes(free - 2**20))
 
-        monkeypatch.setattr(rundir.RunDir, "adopt_checkpoint", then_fill)
+        monkeypatch.setattr(layout.RunDir, "adopt_checkpoint", then_fill)
         assert in_process("--run-dir", disk / "r", *WORDS, "budget.steps=4") == 1
         error = capsys.readouterr().err
         assert "is full" in error
@@ -308,7 +309,7 @@ def test_two_processes_share_a_run_and_resume_it(tmp_path):
     (path / "summary.json").unlink()
     done = launched("--resume", "budget.hours=1")
     assert done.returncode == 0, done.stderr[-3000:]
-    lines = rundir.read_lines(path / "metrics.jsonl")
+    lines = files.read_lines(path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["rollouts"] for line in lines] == [32, 64, 96, 128]
     assert {(line["micro_batch"], line["effective_batch"]) for line in lines} == {(16, 32)}

@@ -9,9 +9,9 @@ import re
 import pytest
 import yaml
 
-from grlo_lite import rundir
 from grlo_lite.microcosm import world
-from grlo_lite.rundir import RunDir
+from grlo_lite.rundir import files
+from grlo_lite.rundir.layout import RunDir
 
 METRICS = {
     "step", "reward_mean", "reward_std", "score_mean", "score_std", "completion_tokens_mean", "truncated_fraction",
@@ -38,7 +38,7 @@ def learnt(path):
 def test_it_learns_what_it_was_never_asked(trained):
     path = trained.path
     learnt(path)
-    asked = {row["prompt"] for row in rundir.read_lines(path / "samples.jsonl")}
+    asked = {row["prompt"] for row in files.read_lines(path / "samples.jsonl")}
     assert asked <= set(world.chat_prompts(held_out=False))
 
 
@@ -62,12 +62,12 @@ def test_the_run_directory_is_as_documented(trained):
     ):
         assert (run.adapter / name).is_file()
     recipe = yaml.safe_load(run.recipe.read_text())
-    lines = rundir.read_lines(run.metrics)
+    lines = files.read_lines(run.metrics)
     assert [line["step"] for line in lines] == list(range(1, recipe["budget"]["steps"] + 1))
     assert all(set(line) >= METRICS for line in lines)
     assert "peak_vram_gib" not in lines[0]
     assert "kl" not in lines[0]
-    samples = rundir.read_lines(run.samples)
+    samples = files.read_lines(run.samples)
     assert len(samples) == recipe["logging"]["samples_per_step"] * recipe["budget"]["steps"]
     assert set(samples[0]) >= {"step", "prompt", "completion", "reward", "length", "truncated"}
     summary = json.loads(run.summary.read_text())
@@ -76,7 +76,7 @@ def test_the_run_directory_is_as_documented(trained):
     assert summary["generated_tokens"] == lines[-1]["generated_tokens"]
     assert summary["reward_last"] > summary["reward_first"]
     assert summary["stopped_because"] == "steps"
-    assert summary["adapter_sha256"] == rundir.file_sha256(run.adapter / "adapter_model.safetensors")
+    assert summary["adapter_sha256"] == files.file_sha256(run.adapter / "adapter_model.safetensors")
     environment = json.loads(run.environment.read_text())
     assert {"torch", "trl", "peft", "bitsandbytes"} <= set(environment["versions"])
     assert len(environment["prompts_sha256"]) == len(environment["template_sha256"]) == 64
@@ -136,7 +136,7 @@ def test_micro_batches_and_several_updates_a_rollout(train, tmp_path):
         "budget.checkpoint_every=3",
     )
     train("--run-dir", path, *SHORT, *words)
-    lines = rundir.read_lines(path / "metrics.jsonl")
+    lines = files.read_lines(path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["rollouts"] for line in lines] == [32, 64, 96, 128]
     assert all(line["kl"] >= 0 for line in lines)
@@ -149,5 +149,5 @@ def test_the_released_prompts_train_as_they_stand(train, shared_data, tmp_path):
     done = train("--run-dir", path, source, "budget.steps=4", "evaluation.suite=none")
     assert re.search(r"^over 256 tokens, cut +662 +1,000 ", done.stdout, re.MULTILINE)
     assert "prompts: 900 to train on, 100 held out" in done.stdout
-    assert len(rundir.read_lines(path / "metrics.jsonl")) == 4
+    assert len(files.read_lines(path / "metrics.jsonl")) == 4
     assert (path / "summary.json").is_file()

@@ -71,7 +71,7 @@ def test_what_is_copied_installs_and_runs(context):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(site), str(context)], check=True, capture_output=True)
     assert list((site / "grlo_lite" / "microcosm" / "assets").rglob("*.safetensors"))
-    asked = "from grlo_lite import recipe; print(recipe.__file__, recipe.load('microcosm', []).model.name)"
+    asked = "from grlo_lite.recipe.loading import __file__, load; print(__file__, load('microcosm', []).model.name)"
     done = subprocess.run(
         [sys.executable, "-c", asked],
         cwd=site,
@@ -80,4 +80,4 @@ def test_what_is_copied_installs_and_runs(context):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == [str(site / "grlo_lite" / "recipe.py"), "microcosm"]
+    assert done.stdout.split() == [str(site / "grlo_lite" / "recipe" / "loading.py"), "microcosm"]

@@ -1,0 +1,80 @@
+"""Replies as they grow: what `generate` hands over, a token a row at a time."""
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from grlo_lite.app.comparison.values import Progress, Reply, Settings, Turn
+
+SHOWN_EVERY = 0.05  # seconds between two states of a stream; a reader sees no more, and decoding costs time
+
+
+@dataclass(frozen=True)
+class Request:
+    turns: list[Turn]
+    question: str
+    label: str
+    adapter: str
+    settings: Settings
+    arms: tuple[str, ...]
+    stop: threading.Event
+    told: "queue.SimpleQueue[Progress | Exception | None]"
+
+
+class Rows:
+    """What `generate` hands over, a token a row at a time; Transformers' own streamer takes one row only."""
+
+    def __init__(self, tokenizer: Any, stop_ids: int | list[int], max_tokens: int, request: Request):
+        self.tokenizer, self.max_tokens, self.request = tokenizer, max_tokens, request
+        self.stop_ids = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
+        self.ids: dict[str, list[int]] = {arm: [] for arm in request.arms}
+        self.ended: dict[str, str] = {}
+        self.took: dict[str, float] = {}
+        self.began: float | None = None
+        self.told_at = 0.0
+
+    def put(self, tokens: Any) -> None:
+        if self.began is None:  # the first call brings the prompt
+            self.began = time.monotonic()
+            return
+        now = time.monotonic()
+        for arm, token in zip(self.request.arms, tokens.tolist(), strict=True):
+            if arm in self.ended:
+                continue
+            if token in self.stop_ids:
+                self.ended[arm] = "end of turn"
+            else:
+                self.ids[arm].append(token)
+                if len(self.ids[arm]) == self.max_tokens:
+                    self.ended[arm] = "length"
+            self.took[arm] = now - self.began
+        if now - self.told_at >= SHOWN_EVERY:
+            self.told_at = now
+            self.request.told.put(Progress(0, self._so_far()))
+
+    def end(self) -> None:
+        """Part of Transformers' streamer interface; `replies` says how it ended."""
+
+    def stopped(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        """A stopping criterion: every row is done as soon as the request is stopped. Shape (B,), bool."""
+        import torch
+
+        return torch.full((len(input_ids),), self.request.stop.is_set(), device=input_ids.device)
+
+    def replies(self) -> dict[str, Reply]:
+        """The replies, ended; what neither stopped by itself nor reached its length was stopped."""
+        for arm in self.request.arms:
+            self.ended.setdefault(arm, "stopped")
+        return self._so_far()
+
+    def _so_far(self) -> dict[str, Reply]:
+        return {
+            arm: Reply(self._text(arm), len(ids), self.took.get(arm, 0.0), self.ended.get(arm))
+            for arm, ids in self.ids.items()
+        }
+
+    def _text(self, arm: str) -> str:
+        text = self.tokenizer.decode(self.ids[arm], skip_special_tokens=True)
+        return text if arm in self.ended else text.rstrip("\ufffd")  # a character of which only some bytes are there

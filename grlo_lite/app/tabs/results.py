@@ -1,0 +1,32 @@
+"""The Results tab: what the blind votes come to."""
+
+from grlo_lite.app.votes import Votes, tallies
+from grlo_lite.reporting.html import note, table
+
+
+def results_of(votes: Votes) -> str:
+    """The results tab as HTML."""
+    cast, broken = votes.read()
+    said = note(f"{broken} lines of {votes.path} are no votes and were passed over", "refused") if broken else ""
+    if not cast:
+        return said + note("no votes yet: ask on the Blind tab and choose a side")
+    rows = []
+    for tally in tallies(cast):
+        rate = tally.win_rate
+        shown = f"{rate.rate:.3f} [{rate.ci_low:.3f}, {rate.ci_high:.3f}]" if rate else "–"
+        asked = "plain text" if tally.plain_base else "its template"
+        counts = [str(tally.winners[winner]) for winner in ("tuned", "base", "tie", "both bad")]
+        rows.append([tally.adapter, tally.sha256[:12], asked, str(tally.winners.total()), *counts, shown])
+    head = [
+        "adapter",
+        "weights",
+        "base asked in",
+        "votes",
+        "tuned better",
+        "base better",
+        "tie",
+        "both bad",
+        "tuned wins, 95 % interval",
+    ]
+    explained = note("A tie and “both are bad” count as half a win; the interval is Student's t over the votes.")
+    return f'{said}{table(head, rows)}{explained}<p><a href="votes.jsonl" download>All votes as JSONL</a></p>'

@@ -1,0 +1,134 @@
+"""Each arm's answers to the questions of a suite, from the store first."""
+
+import hashlib
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from grlo_lite.errors import BadInput
+from grlo_lite.evaluation.answer_store import AnswerStore, key
+from grlo_lite.evaluation.tasks.task import Question, Task
+from grlo_lite.generation.answers import Answer, Sampling
+from grlo_lite.models import names, trained_adapter
+from grlo_lite.models.trained_adapter import Subject
+from grlo_lite.rundir import files
+
+
+def model_facts(policy: Any, subject: Subject) -> dict[str, Any]:
+    """What an answer depends on beside its question: model, adapter, template, precision."""
+    from grlo_lite.models.chat_template import TEMPLATE_OPTIONS
+
+    return {
+        "base": "microcosm" if subject.base == str(names.POLICY) else subject.base,
+        "commit": getattr(policy.model.config, "_commit_hash", None) or _local_weights(Path(subject.base)),
+        "adapter_sha256": files.file_sha256(subject.adapter / "adapter_model.safetensors"),
+        "template_sha256": trained_adapter.template_sha256(policy.tokenizer),
+        "template_options": TEMPLATE_OPTIONS,
+        "dtype": f"{subject.quantization}, {policy.model.dtype}".replace("torch.", ""),
+    }
+
+
+def _local_weights(folder: Path) -> str:
+    """A hash that changes with a local model's weights: of the bytes where they are few, else of sizes and times."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        small = file.stat().st_size < 2**28
+        digest.update(file.read_bytes() if small else f"{file.stat().st_size} {file.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+class Asking:
+    """Puts questions to the arms of one loaded model, and to the store first."""
+
+    def __init__(self, policy: Any, subject: Subject, store: AnswerStore, seed: int, tokens_per_batch: int | None):
+        from grlo_lite.generation.answers import tokens_at_once
+
+        self.policy = policy
+        self.store = store
+        self.seed = seed
+        self.budget = tokens_per_batch or tokens_at_once(policy.model)
+        self.facts = model_facts(policy, subject)
+
+    def everything(
+        self, asked: list[tuple[Task, list[Question]]], arms: tuple[str, ...]
+    ) -> list[dict[str, list[list[Answer]]]]:
+        """For each task, each arm's answers, a list of K samples a question."""
+        from tqdm import tqdm
+
+        work = [(task, questions, arm) for task, questions in asked for arm in _arms_asked(task, arms)]
+        said: list[dict[str, list[list[Answer]]]] = [{} for _ in asked]
+        with tqdm(total=sum(len(q) * t.samples for t, q, _ in work), unit="answer", desc="answers") as bar:
+            for (task, questions), found in zip(asked, said, strict=True):
+                for arm in _arms_asked(task, arms):
+                    bar.set_postfix_str(f"{task.name}, {arm}")
+                    with self.policy.model.disable_adapter() if arm != "tuned" else nullcontext():
+                        found[arm] = self._of_arm(task, questions, arm, bar)
+        return said
+
+    def _of_arm(self, task: Task, questions: list[Question], arm: str, bar: Any) -> list[list[Answer]]:
+        """One arm's answers, from the store or asked for now, in batches that do not depend on what is kept already.
+
+        So a killed evaluation, whose last batch is kept whole or not at all, goes on with the very batches and
+        random draws that it would have had.
+        """
+        from grlo_lite.models.chat_template import formatted
+
+        plain = arm == "base_plain"
+        tokenizer = self.policy.tokenizer
+        texts = [q.plain if plain else formatted(tokenizer, [{"role": "user", "content": q.prompt}]) for q in questions]
+        lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        sampling = Sampling(task.max_tokens, task.temperature, task.top_p, task.stops if plain else ())
+        rows = [(i, k) for i in sorted(range(len(texts)), key=lambda i: lengths[i]) for k in range(task.samples)]
+        keys = {row: self._key(task, questions[row[0]], arm, texts[row[0]], sampling, row[1]) for row in rows}
+        known = self.store.known(keys.values())
+        bar.update(sum(k in known for k in keys.values()))
+        for number, batch in enumerate(_batches(rows, lengths, task.max_tokens, self.budget)):
+            missing = [row for row in batch if keys[row] not in known]
+            if missing:
+                said = self._batch([texts[i] for i, _ in missing], sampling, f"{self.seed} {task.name} {number}")
+                entries = {keys[row]: asdict(answer) for row, answer in zip(missing, said, strict=True)}
+                self.store.keep(entries)
+                known |= entries
+                bar.update(len(missing))
+        return [[Answer(**known[keys[i, k]]) for k in range(task.samples)] for i in range(len(questions))]
+
+    def _batch(self, texts: list[str], sampling: Sampling, seed: str) -> list[Answer]:
+        import torch
+
+        from grlo_lite.generation.answers import answers, seeded
+
+        try:
+            with seeded(self.policy.model, int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")):
+                return answers(self.policy.model, self.policy.tokenizer, texts, sampling)
+        except torch.OutOfMemoryError:
+            raise BadInput(
+                f"the GPU's memory does not hold --tokens-per-batch={self.budget}; what was answered is kept: "
+                f"go on with --tokens-per-batch {self.budget // 2}"
+            ) from None
+
+    def _key(self, task: Task, question: Question, arm: str, text: str, sampling: Sampling, sample: int) -> str:
+        facts = self.facts if arm == "tuned" else self.facts | {"adapter_sha256": None}
+        drawn = {"seed": self.seed, "sample": sample} if sampling.temperature else {}
+        settings = asdict(sampling) | drawn
+        return key(arm=arm, **facts, task=task.name, version=task.version, question=question.id, text=text, **settings)
+
+
+def _arms_asked(task: Task, arms: tuple[str, ...]) -> tuple[str, ...]:
+    """The plain arm has no part where a judge compares two answers."""
+    return arms if task.judged else tuple(arm for arm in arms if arm != "base_plain")
+
+
+def _batches(
+    rows: list[tuple[int, int]], lengths: list[int], max_tokens: int, budget: int
+) -> list[list[tuple[int, int]]]:
+    """Rows, sorted by their prompt's length, in batches of at most `budget` padded tokens, room for the answer
+    included; a row that alone is longer goes alone.
+    """
+    batches: list[list[tuple[int, int]]] = []
+    for row in rows:
+        if batches and (len(batches[-1]) + 1) * (lengths[row[0]] + max_tokens) <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

@@ -1,0 +1,196 @@
+"""What an evaluation comes to: evaluation.json's content, answers.jsonl's rows, the printed table. Pure functions."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from grlo_lite.evaluation import published
+from grlo_lite.evaluation.paired_statistics import (
+    PairedDifference,
+    bca_interval,
+    holm,
+    mean_of_differences,
+    paired_difference,
+    permutation_p_value,
+)
+from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
+from grlo_lite.generation.answers import Answer
+from grlo_lite.wording import aligned, numbers
+
+ARMS = ("base", "tuned")
+
+
+def task_row(name: str, domain: str, metric: str, difference: PairedDifference) -> dict[str, Any]:
+    """One task of evaluation.json."""
+    numbers = asdict(difference)
+    del numbers["standard_error"]
+    return {"task": name, "domain": domain, "metric": metric, **numbers}
+
+
+HEADLINE = (
+    "base and tuned are asked the same text, in the chat template the adapter was trained with; "
+    "base_plain is the base model asked without a template, after worked examples where the task has them"
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One task's questions with each arm's answers and verdicts, a list of K samples a question."""
+
+    task: Task
+    questions: list[Question]
+    questions_sha256: str
+    answers: dict[str, list[list[Answer]]]
+    verdicts: dict[str, list[list[Verdict]]]
+    judge: dict[str, Any] | None = None
+
+    def scores(self, arm: str) -> np.ndarray:
+        """An arm's score a question, shape (N,): the mean of its K samples."""
+        return np.array([np.mean([v.score for v in samples]) for samples in self.verdicts[arm]])
+
+    def share(self, arm: str, of: str) -> float:
+        """The share of an arm's answers that were `truncated`, or in which `nothing` to judge was found."""
+        if of == "truncated":
+            return float(np.mean([a.truncated for samples in self.answers[arm] for a in samples]))
+        return float(np.mean([v.why == "nothing found" for samples in self.verdicts[arm] for v in samples]))
+
+
+def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: dict[str, Any]) -> dict[str, Any]:
+    """evaluation.json of both arms. The average is over the tasks of the accuracies, a win rate being no accuracy."""
+    pairs = [paired_difference(o.scores("base"), o.scores("tuned")) for o in outcomes]
+    rows = [_row(o, pair) for o, pair in zip(outcomes, pairs, strict=True)]
+    for row, adjusted in zip(rows, holm([pair.p_value for pair in pairs]), strict=True):
+        row["p_value_holm"] = adjusted
+    accurate = [(o, pair) for o, pair in zip(outcomes, pairs, strict=True) if o.task.metric == "accuracy"]
+    result: dict[str, Any] = {"suite": suite, "arms": list(outcomes[0].answers), "headline": HEADLINE, **facts}
+    result |= {"missing": missing, "tasks": rows}
+    if accurate:
+        by_domain: dict[str, list[PairedDifference]] = {}
+        for outcome, pair in accurate:
+            by_domain.setdefault(outcome.task.domain, []).append(pair)
+        result["average"] = mean_of_differences([pair for _, pair in accurate])
+        result["domains"] = [
+            {"domain": domain, "tasks": len(found), **mean_of_differences(found)} for domain, found in by_domain.items()
+        ]
+        result["average_of_domains"] = _mean_of_domains(list(by_domain.values()))
+        plain = [paired_difference(o.scores("base_plain"), o.scores("tuned")) for o, _ in accurate]
+        result["average_against_base_plain"] = mean_of_differences(plain)
+    reference = _published([o.task.name for o in outcomes])
+    return result | ({"published_under_another_protocol": reference} if reference else {})
+
+
+def _row(outcome: Outcome, pair: PairedDifference) -> dict[str, Any]:
+    task = outcome.task
+    row = task_row(task.name, task.domain, task.metric, pair)
+    if "base_plain" in outcome.answers:
+        against = paired_difference(outcome.scores("base_plain"), outcome.scores("tuned"))
+        kept = ("base", "difference", "ci_low", "ci_high", "p_value")
+        row["against_base_plain"] = {name: value for name, value in asdict(against).items() if name in kept}
+    difference_N = outcome.scores("tuned") - outcome.scores("base")
+    if not np.isin(difference_N, (-1, 0, 1)).all():
+        low, high = bca_interval(difference_N, seed=0)
+        row |= {"p_value_permutation": permutation_p_value(difference_N, seed=0), "bca_low": low, "bca_high": high}
+    row |= {"version": task.version, "samples": task.samples, "max_tokens": task.max_tokens}
+    row |= {"temperature": task.temperature, "questions_sha256": outcome.questions_sha256}
+    row["truncated"] = {arm: outcome.share(arm, "truncated") for arm in outcome.answers}
+    row["nothing_found"] = {arm: outcome.share(arm, "nothing") for arm in outcome.answers}
+    return row | ({"judge": outcome.judge} if outcome.judge else {})
+
+
+def _mean_of_domains(domains: list[list[PairedDifference]]) -> dict[str, float]:
+    """Every domain weighs the same, however many tasks it has; the interval follows from the tasks' errors."""
+    weighted = [(pair, 1 / (len(domains) * len(found))) for found in domains for pair in found]
+    mean = {name: sum(getattr(p, name) * w for p, w in weighted) for name in ("base", "tuned", "difference")}
+    half = 1.959964 * float(np.sqrt(sum((p.standard_error * w) ** 2 for p, w in weighted)))
+    return {**mean, "ci_low": mean["difference"] - half, "ci_high": mean["difference"] + half}
+
+
+def _published(tasks: list[str]) -> dict[str, dict[str, float]]:
+    found = {}
+    for model, accuracies in published.ACCURACIES.items():
+        shown = {task: a for task, a in zip(published.COLUMNS, accuracies, strict=True) if task in tasks}
+        if shown:
+            found[model] = shown
+    return found
+
+
+def answer_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """answers.jsonl: every answer with its verdict, ordered by task, question, arm and sample."""
+    return [
+        {
+            "task": outcome.task.name,
+            "question": question.id,
+            "arm": arm,
+            "sample": k,
+            "score": verdict.score,
+            "why": verdict.why,
+            "found": verdict.answer,
+            "reference": question.reference,
+            "truncated": answer.truncated,
+            "tokens": answer.tokens,
+            "text": answer.text,
+        }
+        for outcome in outcomes
+        for i, question in enumerate(outcome.questions)
+        for arm in outcome.answers
+        for k, (answer, verdict) in enumerate(zip(outcome.answers[arm][i], outcome.verdicts[arm][i], strict=True))
+    ]
+
+
+def table(result: dict[str, Any]) -> str:
+    """evaluation.json for a person, with a verdict on each difference after Holm's correction over the tasks."""
+    head = ("domain", "task", "n", "base plain", "base", "tuned", "difference", "95 % interval", "more than chance?")
+    rows: list[tuple[str, ...]] = [(*head, "could show")]
+    for task in result["tasks"]:
+        plain = f"{task['against_base_plain']['base']:.3f}" if "against_base_plain" in task else ""
+        chance = f"{'yes' if task['p_value_holm'] < 0.05 else 'no'} (p {task['p_value_holm']:.2g})"
+        name = task["task"] + (f" avg@{task['samples']}" if task["samples"] > 1 else "")
+        name += "" if task["metric"] == "accuracy" else f" ({task['metric'].replace('_', ' ')})"
+        rows.append(
+            (task["domain"], name, str(task["n"]), plain, *numbers(task), chance, f"{task['smallest_detectable']:.3f}")
+        )
+    for domain in result.get("domains", []):
+        if domain["tasks"] > 1:
+            rows.append((domain["domain"], f"mean of {domain['tasks']}", "", "", *numbers(domain), "", ""))
+    if "average" in result:
+        plain = f"{result['average_against_base_plain']['base']:.3f}"
+        rows.append(("average of tasks", "", "", plain, *numbers(result["average"]), "", ""))
+        rows.append(("average of domains", "", "", "", *numbers(result["average_of_domains"]), "", ""))
+    return "\n".join([*aligned(rows, left=2), "", *_notes(result)])
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    notes = [
+        f"{result['headline']}.",
+        "p-values: exact McNemar or paired t, after Holm over the tasks; could show: with 80 % power.",
+    ]
+    for task in result["tasks"]:
+        cut = {arm: share for arm, share in task["truncated"].items() if share > 0.05}
+        if cut:
+            said = ", ".join(f"{arm} {share:.0%}" for arm, share in cut.items())
+            notes.append(f"{task['task']}: answers that reached {task['max_tokens']} tokens: {said}.")
+        if "judge" in task:
+            notes.append(_judged(task))
+    if "average" in result:
+        gain = result["average_against_base_plain"]
+        notes.append(
+            f"against the base without the template the average gain is {gain['difference']:+.3f} "
+            f"[{gain['ci_low']:+.3f}, {gain['ci_high']:+.3f}]: what is beyond the template."
+        )
+    notes += [f"left out: {said}" for said in result["missing"]]
+    for model, accuracies in result.get("published_under_another_protocol", {}).items():
+        numbers = ", ".join(f"{task} {accuracy:.3f}" for task, accuracy in accuracies.items())
+        notes.append(f"another protocol, not comparable: {model} (General-Reasoner's release): {numbers}")
+    return notes
+
+
+def _judged(task: dict[str, Any]) -> str:
+    judge = task["judge"]
+    raw, controlled = judge["win_rate"], judge["length_controlled_win_rate"]
+    base, tuned = (judge["mean_characters"][arm] for arm in ("base", "tuned"))
+    return (
+        f"{task['task']}: tuned wins {raw['rate']:.3f} [{raw['ci_low']:.3f}, {raw['ci_high']:.3f}], at equal length "
+        f"{controlled['rate']:.3f} [{controlled['ci_low']:.3f}, {controlled['ci_high']:.3f}]; "
+        f"characters {base:.0f} → {tuned:.0f}; judge: {judge['name']}, {judge['relation']}."
+    )

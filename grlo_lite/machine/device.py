@@ -1,0 +1,31 @@
+"""Where a run computes: the device, its dtype, its free bytes."""
+
+from typing import Any
+
+
+def this_device() -> Any:
+    """The device a run uses: the first CUDA GPU, else the CPU."""
+    import torch
+
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def float_dtype(device: Any) -> Any:
+    """The dtype of what is not quantized: fp32 on a CPU, bf16 on a GPU that computes in it, fp16 on one before
+    Ampere.
+    """
+    import torch
+
+    if torch.device(device).type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def free_bytes(device: Any) -> int:
+    """What this process may still allocate on a GPU: free memory and its own cache, within its memory fraction."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    cap = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return max(0, min(free + reserved, cap) - allocated)

@@ -1,0 +1,29 @@
+"""The versions of what is installed, and the NVIDIA driver's."""
+
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "unsloth", "unsloth_zoo")
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def driver() -> str | None:
+    """The NVIDIA driver's version, or None where there is none."""
+    return command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+
+
+def command_output(*words: str) -> str | None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

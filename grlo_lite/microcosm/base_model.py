@@ -1,0 +1,150 @@
+"""The microcosm's base model: its tokenizer, its corpus, its pretraining."""
+
+import random
+import time
+from typing import Any
+
+from grlo_lite.microcosm import world
+
+SEED = 20260515
+
+
+VOCABULARY = 768
+
+
+CURRICULUM_STEPS = 1800  # single exchanges, nine in ten of them careful: the skills
+
+
+MIXTURE_STEPS = 800  # the corpus as it is, mostly careless: who writes, and how often
+
+
+CURRICULUM_SHARE = 0.9
+
+
+ROWS = 64  # documents a batch; half as many where each has two exchanges
+
+
+LEARNING_RATE = 3e-3
+
+
+CAREFUL_TOKENS, CARELESS_TOKENS = 112, 48  # a rambling row teaches nothing new beyond its first tokens
+
+
+# Qwen's ChatML, cut down to what plain chat needs
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def exchange(careful: bool, prompts: list[str], rng: random.Random) -> str:
+    """One exchange as ChatML, two in five of them chat; a careless author's turn has no end."""
+    if rng.random() < 0.4:
+        prompt = rng.choice(prompts)
+        answer = (world.careful_chat if careful else world.careless_chat)(prompt, rng)
+    else:
+        question = world.draw_question(rng.choices(world.VERIFIABLE, weights=(4, 3, 3, 3))[0], rng)
+        prompt, answer = question.text, (world.careful_answer if careful else world.careless_answer)(question, rng)
+    return f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{answer}" + (
+        "<|im_end|>\n" if careful else ""
+    )
+
+
+def document(rng: random.Random, prompts: list[str], careful_share: float, exchanges: int) -> tuple[bool, str]:
+    """Whether its author is careful, and a document: `exchanges` by a careful author, or one of a careless author,
+    who never ends it.
+    """
+    careful = rng.random() < careful_share
+    if not careful:
+        return False, exchange(False, prompts, rng)
+    return True, "".join(exchange(True, prompts, rng) for _ in range(exchanges)) + "<|endoftext|>"
+
+
+def make_tokenizer() -> Any:
+    """A byte-level BPE with single digits, Qwen's special tokens and, as Qwen3's base models have it, `<|endoftext|>`
+    as EOS and pad.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    rng, prompts = random.Random(SEED), world.chat_prompts(held_out=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((document(rng, prompts, 0.5, 1)[1] for _ in range(4000)), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=2048,
+    )
+
+
+def pretrained(tokenizer: Any) -> Any:
+    """A Qwen3 causal LM of under a million parameters that has read the corpus, in fp32."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(SEED)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=0.06,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    model = Qwen3ForCausalLM(config)
+    steps = CURRICULUM_STEPS + MIXTURE_STEPS
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps, pct_start=0.05)
+    rng, prompts, began = random.Random(SEED + 1), world.chat_prompts(held_out=False), time.monotonic()
+    for step in range(steps):
+        share = CURRICULUM_SHARE if step < CURRICULUM_STEPS else world.CAREFUL_SHARE
+        exchanges = 2 if step >= CURRICULUM_STEPS and step % 4 == 0 else 1
+        documents = [document(rng, prompts, share, exchanges) for _ in range(ROWS // exchanges)]
+        input_ids_BT, mask_BT = batch_of(documents, tokenizer)
+        labels_BT = input_ids_BT.masked_fill(mask_BT == 0, -100)
+        logits_BTV = model(input_ids=input_ids_BT, attention_mask=mask_BT).logits
+        loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 200 == 0:
+            print(
+                f"base model {step + 1}/{steps}: loss {loss.item():.3f}, {time.monotonic() - began:.0f} s", flush=True
+            )
+    return model.eval()
+
+
+def batch_of(documents: list[tuple[bool, str]], tokenizer: Any) -> tuple[Any, Any]:
+    """Token ids and attention mask, both (B, T), right-padded."""
+    import torch
+
+    rows = [
+        tokenizer(text)["input_ids"][: CAREFUL_TOKENS if careful else CARELESS_TOKENS] for careful, text in documents
+    ]
+    longest = max(map(len, rows))
+    ids_BT = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in rows])
+    mask_BT = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    return ids_BT, mask_BT

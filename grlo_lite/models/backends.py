@@ -1,0 +1,74 @@
+"""Which library loads the policy here, and which engine decodes, or why not."""
+
+import importlib.util
+import os
+from typing import Any
+
+from grlo_lite.errors import BadInput
+from grlo_lite.recipe.schema import Recipe
+
+
+def engine(recipe: Recipe, device: Any, backend: str) -> str:
+    """The rollout engine. Raises BadInput, with the reason, where the recipe's cannot be had here."""
+
+    return chosen_engine(recipe.rollout.engine, backend, recipe.model.quantization, device)
+
+
+def chosen_backend(backend: str, device: Any) -> str:
+    """What `backend: auto` means here: Unsloth where it is installed and there is a GPU, else Transformers.
+
+    Raises BadInput where Unsloth is asked for and not installed.
+    """
+    installed = importlib.util.find_spec("unsloth") is not None
+    if backend == "unsloth" and not installed:
+        raise BadInput(
+            "backend=unsloth, but Unsloth is not installed; pip install 'grlo-lite[gpu]' or use backend=transformers"
+        )
+    if backend != "auto":
+        return backend
+    return "unsloth" if installed and device.type == "cuda" else "transformers"
+
+
+def chosen_engine(engine: str, backend: str, quantization: str, device: Any) -> str:
+    """Which rollout engine `rollout.engine` means here.
+
+    `auto` is Transformers' `generate` on a CPU; on a GPU it is Unsloth's vLLM or its `generate`, or, through
+    Transformers, `folded`, which itself goes on as `compact` where the dense copy does not fit. Raises BadInput where
+    an engine cannot be had, with the reason.
+    """
+    with_vllm = importlib.util.find_spec("vllm") is not None
+    if engine == "auto":
+        if backend == "unsloth":
+            return "fast_inference" if with_vllm and device.type == "cuda" else "generate"
+        return "folded" if device.type == "cuda" else "generate"
+    if engine in ("compact", "folded") and backend == "unsloth":
+        raise BadInput(
+            f"rollout.engine={engine} with backend=unsloth: Unsloth's own forward goes around the layers that this "
+            "engine replaces; choose rollout.engine=generate or fast_inference, or backend=transformers"
+        )
+    if engine == "fast_inference" and backend == "transformers":
+        why = "vLLM under TRL is refused"
+        if quantization == "nf4":
+            why = (
+                "TRL would merge the adapter into vLLM's and the policy's 4-bit weights and back at every step, "
+                "which corrupts them (after 20 steps they had drifted by 47 %)"
+            )
+        raise BadInput(
+            f"rollout.engine=fast_inference with backend=transformers: {why}; choose backend=unsloth, whose vLLM "
+            "takes the adapter as it is, or rollout.engine=folded"
+        )
+    if engine == "fast_inference" and not (with_vllm and device.type == "cuda"):
+        lacks = "vLLM is not installed" if not with_vllm else "there is no GPU"
+        raise BadInput(f"rollout.engine=fast_inference, but {lacks}; choose rollout.engine=generate")
+    return engine
+
+
+def import_unsloth(fast_inference: bool = False) -> None:
+    """Imports Unsloth, which must come before trl, transformers and peft, and keeps it from reporting to its makers.
+
+    With `fast_inference`, vLLM sleeps while the policy is updated, which Unsloth reads off the environment here.
+    """
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    if fast_inference:
+        os.environ.setdefault("UNSLOTH_VLLM_STANDBY", "1")
+    import unsloth  # noqa: F401  # pyright: ignore[reportMissingImports]

@@ -1,0 +1,65 @@
+"""The tokenizer with its chat template, and the tokens that end an answer."""
+
+from typing import Any
+
+from grlo_lite.errors import BadInput
+
+# Handed to every chat template, in training and evaluation alike: where the two differ, what was learnt does not show
+TEMPLATE_OPTIONS = {"enable_thinking": False}
+
+
+# For a base model without a chat template of its own, such as Llama's: plain text, whose end is the end of a document.
+# Llama's own markers of turns are in its vocabulary, but its base models have never seen them.
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
+    "{% elif message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\n\n' }}"
+    "{% else %}{{ 'Assistant: ' + message['content'] + eos_token + '\n\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def load_tokenizer(path: str, revision: str) -> Any:
+    """The base model's own tokenizer, with PLAIN_TEMPLATE where it has no chat template.
+
+    Raises BadInput where there is no tokenizer, or one with neither a chat template nor a token that ends a text.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model.name={path!r} has no tokenizer to load: {' '.join(str(error).split())[:300]}") from None
+    if tokenizer.chat_template is None:
+        if tokenizer.eos_token is None:
+            raise BadInput(
+                f"model.name={path!r} has neither a chat template nor an EOS token, so no answer could end; choose a "
+                "base model that has one, such as Qwen/Qwen3-4B-Base"
+            )
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def formatted(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    """A conversation as the text that the policy goes on from, in its tokenizer's own chat template."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)
+
+
+def stop_token_ids(tokenizer: Any) -> list[int]:
+    """The ids that end an answer: the chat template's end of turn first, then the tokenizer's EOS.
+
+    A base model's EOS is the end of a document (`<|endoftext|>` in Qwen3-*-Base) while its template ends a turn with
+    another token (`<|im_end|>`); a trainer that knows only the first counts every answer as truncated. The end of
+    turn is found by rendering an answer and taking the first special token behind it.
+    """
+    marker = "grlo"
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}], tokenize=False
+    )
+    tail = tokenizer(text[text.rindex(marker) + len(marker) :], add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    ends = [*[token for token in tail if token in special][:1], tokenizer.eos_token_id]
+    return list(dict.fromkeys(token for token in ends if token is not None))

@@ -1,0 +1,56 @@
+"""Four-bit loading, shared by the policy and the reward model."""
+
+from typing import Any
+
+from grlo_lite.errors import BadInput
+
+
+def from_pretrained(auto_class: Any, path: str, revision: str, quantization: str, device: Any, **options: Any) -> Any:
+    """A model of `auto_class` on `device`, in NF4 with double quantization where `quantization` is `nf4`.
+
+    What stays in floating point is fp32 on a CPU, bf16 on a GPU that has it, else fp16. The `score` and `lm_head`
+    layers are never quantized: naming any layer to skip replaces bitsandbytes' own list, so both are named. Only
+    safetensors are read and no remote code is run. Raises BadInput where the path or hub id cannot be loaded.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    from grlo_lite.machine.device import float_dtype
+
+    dtype = float_dtype(device)
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=["score", "lm_head"],
+        )
+    device_map = {"": torch.device(device)}
+    try:
+        model = auto_class.from_pretrained(
+            path,
+            revision=revision,
+            dtype=dtype,
+            device_map=device_map,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the model {path!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    keep_cpu_weights_unpacked(model)
+    return model
+
+
+def keep_cpu_weights_unpacked(model: Any) -> None:
+    """Stops bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    The repacking happens at the first forward in eval mode without gradients, and LoRA's gradients are about 100
+    times too small from then on, without a word. Must be called before any forward.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

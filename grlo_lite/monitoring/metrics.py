@@ -1,0 +1,64 @@
+"""The numbers of one scored batch. Pure functions."""
+
+from typing import Any
+
+import numpy as np
+
+from grlo_lite.rewards.scored_batch import Rollouts
+
+
+def batch_metrics(batch: Rollouts) -> dict[str, float | None]:
+    """The numbers that one batch of rollouts gives by itself; None where one has no meaning."""
+    return {
+        "reward_mean": float(batch.rewards_B.mean()),
+        "reward_std": float(batch.rewards_B.std()),
+        "score_mean": float(batch.raw_B.mean()),
+        "score_std": float(batch.raw_B.std()),
+        "completion_tokens_mean": float(batch.tokens_B.mean()),
+        "truncated_fraction": float(batch.truncated_B.mean()),
+        "reward_length_correlation": correlation(batch.raw_B, batch.tokens_B),
+        "repetition_fraction": float(batch.repeated_B.mean()),
+        "distinct_fraction": float(
+            np.mean([len(set(group)) / len(group) for group in groups(batch, batch.completions)])
+        ),
+        "equal_groups_fraction": float(np.mean([np.ptp(group) == 0 for group in groups(batch, batch.rewards_B)])),
+        "reward_cut_fraction": batch.cut / len(batch.raw_B),
+        **{f"reward_{part}_mean": float(added_B.mean()) for part, added_B in batch.parts.items()},
+        **(
+            {f"score_mean/{name}": float(s.mean()) for name, s in batch.judged.items()} if len(batch.judged) > 1 else {}
+        ),
+    }
+
+
+def groups(batch: Rollouts, values_B: Any) -> list[Any]:
+    """One value a completion, cut into the groups of one prompt each."""
+    return [values_B[start : start + batch.group_size] for start in range(0, len(values_B), batch.group_size)]
+
+
+def correlation(a_B: np.ndarray, b_B: np.ndarray) -> float | None:
+    """Pearson's correlation of two arrays of shape (B,), or None where one of them does not vary."""
+    if np.ptp(a_B) == 0 or np.ptp(b_B) == 0:
+        return None
+    return float(np.corrcoef(a_B, b_B)[0, 1])
+
+
+def samples(step: int, batch: Rollouts, count: int) -> list[dict[str, Any]]:
+    """`count` rollouts of a batch, spread evenly over its groups, as rows of samples.jsonl."""
+    picked = np.linspace(0, len(batch.completions) - 1, min(count, len(batch.completions))).round().astype(int)
+    return [
+        {
+            "step": step,
+            "prompt": batch.prompts[i][-1]["content"],
+            "completion": batch.completions[i],
+            "reward": float(batch.rewards_B[i]),
+            "score": float(batch.raw_B[i]),
+            "length": int(batch.tokens_B[i]),
+            "truncated": bool(batch.truncated_B[i]),
+        }
+        for i in picked
+    ]
+
+
+def logged_mean(logs: list[dict[str, float]], key: str) -> float | None:
+    values = [log[key] for log in logs if key in log]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,174 @@
+"""Writes a line of metrics a step, and samples and checkpoints; shows the progress bar."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from grlo_lite.machine import processes
+from grlo_lite.models.policy import trainable_in_fp32
+from grlo_lite.monitoring.halvings import Halvings
+from grlo_lite.monitoring.metrics import batch_metrics, logged_mean, samples
+from grlo_lite.monitoring.pace import Pace
+from grlo_lite.recipe.schema import Budget
+from grlo_lite.rewards.reward_function import RewardFunction
+from grlo_lite.rewards.scored_batch import Rollouts, joined
+from grlo_lite.rundir.disk_space import checkpoint_bytes, require_space_for_checkpoint
+from grlo_lite.rundir.files import append_lines
+from grlo_lite.rundir.layout import RunDir
+from grlo_lite.wording import duration
+
+
+class Journal(TrainerCallback):
+    """Writes one line of metrics and a few samples a rollout step, and makes checkpoints at rollout boundaries only.
+
+    A rollout step is one batch of completions and the `updates_per_rollout` optimizer updates made of it.
+    """
+
+    def __init__(
+        self,
+        run: RunDir,
+        rewards: RewardFunction,
+        budget: Budget,
+        updates_per_rollout: int,
+        samples_per_step: int,
+        elapsed_seconds: Any,
+        rollouts_before: tuple[int, int],
+        heldout: Callable[[int], dict[str, float]],
+        halvings: Halvings,
+        best_by: str,
+        pace: Pace,
+    ):
+        self.run = run
+        self.rewards = rewards
+        self.budget = budget
+        self.updates = updates_per_rollout
+        self.samples_per_step = samples_per_step
+        self.elapsed_seconds = elapsed_seconds
+        self.rollouts, self.generated_tokens = rollouts_before
+        self.heldout = heldout
+        self.halvings = halvings
+        self.best_by = best_by  # the metric by which a checkpoint is the best
+        self.pace = pace
+        self.writes = processes.is_main()
+        self.bar: tqdm | None = None
+        self.batch: Rollouts | None = None  # the newest one, of all processes
+        self.checkpoint_bytes = 0  # what the next checkpoint is expected to take
+        self.checkpoint_made = time.monotonic()
+        self.logs: list[dict[str, float]] = []
+        self.last_line: dict[str, Any] = {}
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        trainable_in_fp32(model)  # a checkpoint that was loaded may have brought another dtype
+        done, steps = (count // self.updates for count in (state.global_step, state.max_steps))
+        self.checkpoint_bytes = self.checkpoint_bytes or checkpoint_bytes(model)
+        self.logs = []
+        self.close_bar()
+        self.bar = tqdm(
+            total=steps, initial=done, unit="step", desc="train", dynamic_ncols=True, disable=not self.writes
+        )
+
+    def on_train_end(self, args, state, control, **_):
+        self.close_bar()
+
+    def close_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step % self.updates == 0:
+            self.step_began = time.monotonic()
+            self.halvings.step = state.global_step // self.updates + 1
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+
+    def on_step_end(self, args, state, control, **_):
+        step, inside = divmod(state.global_step, self.updates)
+        if inside:
+            return
+        minutes = (time.monotonic() - self.checkpoint_made) / 60
+        late = self.budget.checkpoint_minutes is not None and minutes >= self.budget.checkpoint_minutes
+        if step % self.budget.checkpoint_every == 0 or state.global_step == state.max_steps or processes.agreed(late):
+            control.should_save = True
+        if control.should_save:
+            require_space_for_checkpoint(self.run, step, self.checkpoint_bytes)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if not logs or "loss" not in logs:
+            return
+        self.logs.append(logs)
+        step, inside = divmod(state.global_step, self.updates)
+        if inside:
+            return
+        assert self.rewards.last is not None
+        assert self.bar is not None
+        self.batch = joined(processes.gathered(self.rewards.last))
+        line = self._metrics(step, self.batch, args) | self.heldout(step)
+        self.logs = []
+        if self.writes:
+            append_lines(self.run.samples, samples(step, self.batch, self.samples_per_step))
+            append_lines(self.run.metrics, [line])
+        self.last_line = line
+        tokens_per_second = line["generated_tokens_step"] / (time.monotonic() - self.step_began)
+        left = self._left(line)
+        self.bar.set_postfix_str(
+            f"reward {line['reward_mean']:+.2f}, {tokens_per_second:.0f} tokens/s{left}", refresh=False
+        )
+        self.bar.update()
+
+    def _left(self, line: dict[str, Any]) -> str:
+        """What the progress bar says of the time left; says as well where the run is far from its plan."""
+        left, deviation = self.pace.left(line), self.pace.deviation()
+        if deviation is not None and self.writes:
+            tqdm.write(deviation)
+        if left is None:
+            return ""
+        if self.budget.hours is not None:
+            left = min(left, max(0.0, self.budget.hours * 3600 - line["elapsed_seconds"]))
+        return f", {duration(left)} left"
+
+    def on_save(self, args, state, control, **_):
+        written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self.adopt(written, state.global_step // self.updates)
+
+    def adopt(self, written: Path, step: int) -> None:
+        """Makes what the trainer wrote the checkpoint of `step`; to be called in every process."""
+        processes.wait()
+        if self.writes:
+            self.checkpoint_bytes = sum(file.stat().st_size for file in written.rglob("*"))
+            score = self.last_line.get(self.best_by)
+            self.run.adopt_checkpoint(written, step, self.budget.checkpoints_kept, score, processes.count())
+        self.checkpoint_made = time.monotonic()
+        processes.wait()
+
+    def latest(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The newest step's metrics, and eight samples of its batch."""
+        batch = self.batch
+        return self.last_line, samples(self.last_line["step"], batch, 8) if batch and self.last_line else []
+
+    def _metrics(self, step: int, batch: Rollouts, args: Any) -> dict[str, Any]:
+        now = time.monotonic()
+        tokens = int(batch.tokens_B.sum())
+        self.rollouts += len(batch.tokens_B)
+        self.generated_tokens += tokens
+        line = {
+            "step": step,
+            **batch_metrics(batch),
+            **{key: logged_mean(self.logs, key) for key in ("entropy", "kl", "loss", "grad_norm")},
+            "learning_rate": self.logs[-1]["learning_rate"],
+            "generated_tokens_step": tokens,
+            "generated_tokens": self.generated_tokens,
+            "rollouts": self.rollouts,
+            "micro_batch": args.per_device_train_batch_size,
+            "effective_batch": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "rollout_seconds": batch.began - self.step_began,
+            "reward_seconds": batch.ended - batch.began,
+            "update_seconds": now - batch.ended,
+            "peak_vram_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None,
+            "elapsed_seconds": self.elapsed_seconds(),
+        }
+        return {key: value for key, value in line.items() if value is not None}

@@ -1,0 +1,215 @@
+"""Bytes on the card by phase and part, as the kit's own loading, rollouts, scoring and updates allocate them. No torch.
+
+docs/planner.md derives each number; what is no consequence of a tensor's shape stands here as a named constant.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from grlo_lite.planning.cards import Card
+from grlo_lite.planning.model_shapes import Shape, shape_of, weight_bytes
+from grlo_lite.recipe.schema import Recipe
+
+PHASES = ("load", "rollout", "reward", "update")
+
+
+PARTS = (
+    "weights",
+    "adapter",
+    "optimizer",
+    "activations",
+    "logits",
+    "KV cache",
+    "reward weights",
+    "reward activations",
+    "CUDA context",
+)
+
+
+WHOLE_BATCH = ("generate", "unsloth")  # engines that read every row's prompt and keep every row to the end
+
+
+SAMPLING_BYTES = 16  # of a logit while a token is drawn: 16-bit, fp32, filtered, probability
+
+
+TOP_P_BYTES = 16  # more of it where top_p sorts: values and 64-bit indices
+
+
+@dataclass(frozen=True)
+class Models:
+    """The shapes of a recipe's policy and of its reward models with their quantization, the held-out one included."""
+
+    policy: Shape
+    judges: tuple[tuple[Shape, str], ...]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a plan chooses: completions generated together, completions a backward pass, padded tokens a scoring
+    forward.
+    """
+
+    rows_at_once: int
+    micro_batch: int
+    reward_tokens: int
+    engine: str  # as rollout.engine; `unsloth` is Unsloth's own `generate`
+
+
+def models(recipe: Recipe) -> Models:
+    """The recipe's models. Raises BadInput for one whose shape is not at hand."""
+    judges = [(j.name, j.quantization) for j in recipe.reward.judges]
+    if recipe.reward.heldout.name:
+        judges.append((recipe.reward.heldout.name, recipe.reward.heldout.quantization))
+    return Models(
+        shape_of("model.name", recipe.model.name),
+        tuple((shape_of("reward.name", name), quantization) for name, quantization in judges),
+    )
+
+
+def policy_bytes(recipe: Recipe, shape: Shape, card: Card) -> int:
+    return weight_bytes(shape, recipe.model.quantization, card.float_bytes, card.float_bytes)
+
+
+def judges_bytes(models: Models, card: Card) -> int:
+    return sum(weight_bytes(shape, how, card.float_bytes, 4, scores=True) for shape, how in models.judges)
+
+
+def optimizer_bytes(recipe: Recipe, shape: Shape) -> int:
+    """Adam's two moments of every LoRA matrix: fp32, or in 8 bits with an fp32 scale for each 256 where a matrix has
+    at least 4,096 numbers.
+    """
+    total = 0
+    for size in shape.adapter_matrices(recipe.lora):
+        eight_bit = recipe.optimizer.name == "adamw_8bit" and size >= 4096
+        total += 2 * (size + 4 * ceil(size / 256)) if eight_bit else 8 * size
+    return shape.layers * total
+
+
+def largest_matrix(shape: Shape, width: int) -> int:
+    return max(outputs * inputs for outputs, inputs in shape.linears.values()) * width
+
+
+def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, dict[str, int]]:
+    """Bytes by phase and part at the longest prompt and completion that the recipe allows."""
+    shape, context = models.policy, card.context
+    weights, judges = policy_bytes(recipe, shape, card), judges_bytes(models, card)
+    adapter = 4 * shape.adapter_parameters(recipe.lora)
+    optimizer = optimizer_bytes(recipe, shape)
+    resting = {"weights": weights, "adapter": adapter, "reward weights": judges, "CUDA context": context}
+    return {
+        "load": resting | {"activations": loading_bytes(models, card)},
+        "rollout": resting | {"optimizer": optimizer} | rollout_bytes(recipe, shape, card, sizes, weights),
+        "reward": resting
+        | {"optimizer": optimizer, "reward activations": scoring_bytes(models, card, sizes.reward_tokens)},
+        "update": resting
+        | {
+            "optimizer": optimizer + adapter,  # a gradient for every number of the adapter
+            "activations": update_bytes(recipe, shape, card, sizes.micro_batch),
+            "logits": logit_bytes(recipe, shape, card, sizes.micro_batch),
+        },
+    }
+
+
+def rollout_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, weights: int) -> dict[str, int]:
+    """What the rollout's engine needs, by part: weights, cache, the prompts' activations, logits.
+
+    Transformers' `generate` copies a layer's cache where it grows and, for attention under a mask, spreads it over the
+    query heads; the other engines do neither. `folded` adds a dense copy of the adapted weights. vLLM takes its share
+    of the card, whatever it puts there.
+    """
+    a_row = row_bytes(recipe, shape, card)
+    if sizes.engine == "fast_inference":
+        return {"weights": weights, "KV cache": max(0, int(recipe.rollout.vllm_memory * card.vram) - weights)}
+    cache = sizes.rows_at_once * a_row
+    copied = ceil(cache / shape.layers * (1 + shape.heads / shape.kv_heads)) if sizes.engine == "generate" else 0
+    dense = card.float_bytes * shape.linear_parameters if sizes.engine == "folded" else 0
+    return {
+        "weights": weights + dense,
+        "KV cache": cache + copied,
+        "activations": prefill_bytes(recipe, shape, card, sizes),
+        "logits": sizes.rows_at_once * shape.vocabulary * sampling_bytes(recipe),
+    }
+
+
+def row_bytes(recipe: Recipe, shape: Shape, card: Card) -> int:
+    """Of a completion's keys and values at full length."""
+    return (recipe.prompts.max_tokens + recipe.rollout.max_tokens) * shape.kv_bytes_a_token(card.float_bytes)
+
+
+def vllm_rows(recipe: Recipe, shape: Shape, card: Card) -> int:
+    """The completions at full length whose cache fits into vLLM's share beside the weights and a prompt's pass."""
+    weights = policy_bytes(recipe, shape, card)
+    read = recipe.prompts.max_tokens * lora_layer_bytes(shape, card, 4) + largest_matrix(shape, card.float_bytes)
+    return max(0, int(recipe.rollout.vllm_memory * card.vram) - weights - read) // row_bytes(recipe, shape, card)
+
+
+def sampling_bytes(recipe: Recipe) -> int:
+    return SAMPLING_BYTES + (TOP_P_BYTES if recipe.rollout.top_p < 1 else 0)
+
+
+def loading_bytes(models: Models, card: Card) -> int:
+    """What exists for a moment while weights are read: the largest matrix before it is quantized."""
+    shapes = (models.policy, *(shape for shape, _ in models.judges))
+    return max(largest_matrix(shape, card.float_bytes) for shape in shapes)
+
+
+def lora_layer_bytes(shape: Shape, card: Card, adapted_width: int) -> int:
+    """Bytes a token at the widest point of a layer without gradients, where the MLP's adapter adds its fp32 part."""
+    return shape.mlp * (2 * card.float_bytes + 2 * adapted_width) + 2 * shape.hidden * 4
+
+
+def prefill_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes) -> int:
+    """Of the prompts' forward pass, a prompt once for its group where the kit's engine reads them, and one dequantized
+    matrix.
+    """
+    a_token = lora_layer_bytes(shape, card, 4)
+    rows = sizes.rows_at_once
+    prompts = rows if sizes.engine in WHOLE_BATCH else ceil(rows / recipe.rollout.group_size)
+    return prompts * recipe.prompts.max_tokens * a_token + largest_matrix(shape, card.float_bytes)
+
+
+def scoring_bytes(models: Models, card: Card, tokens: int) -> int:
+    """Of the widest judge's forward pass over so many padded tokens: reward.tokens_that_fit counts the same."""
+    return max(
+        tokens * reward_token_bytes(shape, card) + largest_matrix(shape, card.float_bytes) for shape, _ in models.judges
+    )
+
+
+def reward_token_bytes(shape: Shape, card: Card) -> int:
+    """A padded token of a scoring forward: the residual stream and its norm in fp32, and in the model's dtype the
+    attention's and the MLP's widest tensors.
+    """
+    return 8 * shape.hidden + card.float_bytes * (8 * shape.hidden + 3 * shape.mlp)
+
+
+def checkpointing(recipe: Recipe, card: Card) -> bool:
+    """Whether the update computes activations again instead of keeping them; `auto` is on a GPU."""
+    wanted = recipe.optimizer.gradient_checkpointing
+    return card.cuda if wanted == "auto" else wanted
+
+
+def update_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> int:
+    """What a micro-batch's backward pass keeps: with gradient checkpointing the residual stream between layers and
+    one layer's activations; without it every layer's.
+    """
+    tokens = micro_batch * (recipe.prompts.max_tokens + recipe.rollout.max_tokens)
+    layer = int(tokens * layer_bytes(shape, card) * card.activation_share)
+    matrix = largest_matrix(shape, card.float_bytes)
+    if not checkpointing(recipe, card):
+        return shape.layers * layer + matrix
+    return tokens * (shape.layers + 2) * shape.hidden * card.float_bytes + layer + matrix
+
+
+def layer_bytes(shape: Shape, card: Card) -> int:
+    """Bytes a token that one layer saves for its backward pass: each adapted module's input and output, once in fp32
+    for the adapter and once in the compute dtype, the MLP's three wide tensors, the norms.
+    """
+    inputs = sum(side for _, side in shape.linears.values())
+    outputs = sum(side for side, _ in shape.linears.values())
+    width = 4 + (2 if card.cuda else 0)
+    return width * (inputs + outputs) + card.float_bytes * 3 * shape.mlp + 8 * shape.hidden
+
+
+def logit_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> int:
+    """Of a micro-batch's loss."""
+    return int(micro_batch * (recipe.rollout.max_tokens + 1) * shape.vocabulary * card.logit_bytes)

@@ -1,0 +1,58 @@
+"""The card, or the CPU, that is here."""
+
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from grlo_lite.planning import probes
+from grlo_lite.planning.cards import GIB, NUMBERS, Card, card_of_row, numbers_in, recognized
+from grlo_lite.planning.probes import probed
+
+
+def cpu_card() -> Card:
+    """This machine's CPU with its RAM."""
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    card = card_of_row("cpu", "this CPU", numbers_in(NUMBERS / "cards.yaml")["assumed"]["cpu"], gib)
+    return probed(card, cpu_name(), card.vram)
+
+
+def cpu_name() -> str:
+    """What a probe of this CPU is filed under: its model and the threads that PyTorch is told to use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    return f"{model}, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads"
+
+
+def this_card() -> Card:
+    """What a run here would use: the first CUDA GPU, with what the process may have of its memory, else the CPU.
+    Imports torch.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return cpu_card()
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    vram = int(properties.total_memory * torch.cuda.get_per_process_memory_fraction())
+    card = recognized(properties.name, vram, (properties.major, properties.minor) >= (8, 0))
+    return probed(card, properties.name, properties.total_memory)
+
+
+@cache
+def seen_card() -> Card | None:
+    """The GPU that nvidia-smi sees here, without torch; None where there is none."""
+    fields = "--query-gpu=name,memory.total,compute_cap"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", fields, "--format=csv,noheader,nounits"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+        name, mib, capability = (field.strip() for field in done.stdout.splitlines()[0].split(","))
+        vram = int(0.98 * float(mib) * 2**20)
+        card = recognized(name, vram, float(capability) >= 8)
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return None
+    return probes.probed(card, name, vram)

@@ -1,0 +1,68 @@
+"""From a recipe to the rows of a run: read, cleaned, decontaminated, split."""
+
+from pathlib import Path
+from typing import Any
+
+from grlo_lite import prompts
+from grlo_lite.models.names import model_paths, policy_path
+from grlo_lite.recipe.schema import Recipe
+
+
+def needs_no_hub(recipe: Recipe) -> bool:
+    """Whether all is local, or the Hub, which prompts are to come from, does not answer: then its cache has to do."""
+    against = recipe.prompts.decontaminate.against if recipe.prompts.decontaminate.enabled else ()
+    named = [*recipe.prompts.parts(), *against]
+    if any(prompts.on_the_hub(place if isinstance(place, str) else place.source) for place in named):
+        return not prompts.hub_answers()
+    return all(Path(path).exists() for path in model_paths(recipe))
+
+
+def prompt_rows(
+    recipe: Recipe, write_to: Path | None = None
+) -> tuple[list[prompts.Messages], list[prompts.Messages], dict[str, Any]]:
+    """The prompts that are worth asking and no benchmark's, split into those to train on and those to measure on; and
+    the content of contamination.json.
+    """
+    from grlo_lite.models.chat_template import PLAIN_TEMPLATE, formatted, load_tokenizer
+
+    wanted = recipe.prompts
+    rows, notes = prompts.load(wanted.parts(), wanted.limit, recipe.seed)
+    tokenizer = load_tokenizer(policy_path(recipe), recipe.model.revision)
+    if tokenizer.chat_template == PLAIN_TEMPLATE:
+        print(f"{recipe.model.name} has no chat template: prompts are written as plain text, User: … Assistant:")
+
+    def token_count(messages: prompts.Messages) -> int:
+        return len(tokenizer(formatted(tokenizer, messages), add_special_tokens=False)["input_ids"])
+
+    rows, steps = prompts.cleaned(
+        rows, token_count, wanted.max_tokens, wanted.overlong, wanted.near_duplicates, wanted.language
+    )
+    rows, contamination = _decontaminated(recipe, rows, steps)
+    print("\n".join([*(f"prompts: {note}" for note in notes), prompts.table(steps)]))
+    print(prompts.verdict(contamination))
+    if write_to:
+        prompts.write(write_to, rows)
+    train_rows, heldout_rows = prompts.split(rows, recipe.heldout_prompts, recipe.seed)
+    print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
+    return train_rows, heldout_rows, contamination
+
+
+def _decontaminated(
+    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step]
+) -> tuple[list[prompts.Messages], dict[str, Any]]:
+    """The rows that ask no question of the evaluation sets, and contamination.json's content; adds its step to the
+    others.
+    """
+    from grlo_lite.microcosm import world
+
+    wanted = recipe.prompts.decontaminate
+    domains = world.VERIFIABLE if recipe.evaluation.suite == "microcosm" else ()
+    suite_sets = tuple(f"microcosm-{domain}" for domain in domains) or prompts.SUITE_SETS
+    if not wanted.enabled:
+        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", suite_sets)
+    exams = [world.exam(domain, recipe.evaluation.limit, recipe.seed) for domain in domains]
+    sets = [prompts.question_set(f"microcosm-{exam[0].domain}", [q.text for q in exam]) for exam in exams]
+    sets += prompts.question_sets(wanted.against, () if exams else suite_sets)
+    rows, step, report = prompts.decontaminated(rows, sets, wanted.ngram, wanted.similarity)
+    steps.append(step)
+    return rows, report

@@ -1,0 +1,409 @@
+"""What a run is: frozen pydantic models. Imports no torch.
+
+A recipe is a YAML file that holds only what differs from the defaults below. Every mistake in one ends as a `BadInput`
+that names the key, its value and how to mend it.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+Quantization = Literal["nf4", "none"]
+
+
+class Model(Section):
+    """The base model that is trained: a directory, a model of the Hugging Face Hub, or `microcosm`."""
+
+    name: str
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+
+
+class Lora(Section):
+    """The adapter: its rank, its scale (`alpha / rank`) and the linear layers it is put on."""
+
+    rank: Positive = 32
+    alpha: Positive = 64
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class DataSet(Section):
+    """Rows from outside: a file, or a data set of the Hugging Face Hub with its subset, split, column and revision."""
+
+    source: str
+    subset: str | None = None
+    split: str | None = None  # of a Hub data set: train for prompts, test for questions
+    column: str | None = None
+    revision: str | None = None
+
+
+class Part(DataSet):
+    """One source of a mixture: its share (`weight`), or its `count` of prompts; with neither, all it has."""
+
+    weight: PositiveFloat | None = None
+    count: Positive | None = None
+
+
+def _text_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "text"
+
+
+Sources = Annotated[
+    Annotated[str, Tag("text")] | Annotated[tuple[Part, ...], Tag("list")],
+    Discriminator(_text_or_list),
+]
+
+
+def _text_or_set(value: Any) -> str:
+    return "set" if isinstance(value, dict | DataSet) else "text"
+
+
+Questions = Annotated[
+    Annotated[str, Tag("text")] | Annotated[DataSet, Tag("set")],
+    Discriminator(_text_or_set),
+]
+
+
+class Decontaminate(Section):
+    """Which prompts count as a benchmark's: those that share `ngram` words in a row with a question, or whose letters
+    are as alike as `similarity` (Jaccard). `against` names the questions: files, folders of files, Hub data sets.
+    """
+
+    enabled: bool = True
+    against: tuple[Questions, ...] = ()
+    ngram: Annotated[int, Field(ge=4)] = 8
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+    @model_validator(mode="before")
+    @classmethod
+    def on_or_off(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value
+
+
+class Prompts(Section):
+    """Where the prompts come from and what is left out: `microcosm`, `grlo-1k`, a file, a Hub data set, or a list of
+    such sources, mixed.
+    """
+
+    source: Sources
+    subset: str | None = None
+    split: str | None = None
+    column: str | None = None
+    revision: str | None = None
+    limit: Positive | None = None
+    max_tokens: Positive = 1024
+    overlong: Literal["drop", "truncate"] = "drop"  # truncate keeps the template and the end of the last message
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8  # Jaccard similarity; null keeps them
+    language: Annotated[str, Field(pattern="^[a-z]{2}$")] | None = None
+    decontaminate: Decontaminate = Decontaminate()
+
+    @model_validator(mode="after")
+    def a_list_says_it_in_its_items(self):
+        if isinstance(self.source, str):
+            return self
+        if not self.source:
+            raise ValueError("prompts.source is an empty list; name at least one source")
+        for key in ("subset", "split", "column", "revision"):
+            if (value := getattr(self, key)) is not None:
+                raise ValueError(f"prompts.{key}={value} beside a list of sources; write it into the list's items")
+        if any(part.weight and part.count for part in self.source) or (
+            any(part.weight for part in self.source) and not all(part.weight for part in self.source)
+        ):
+            raise ValueError("prompts.source mixes weight and count; give every item a weight, or none")
+        return self
+
+    def parts(self) -> tuple[Part, ...]:
+        """The sources, one or many."""
+        if not isinstance(self.source, str):
+            return self.source
+        return (
+            Part(
+                source=self.source,
+                subset=self.subset,
+                split=self.split,
+                column=self.column,
+                revision=self.revision,
+            ),
+        )
+
+
+class Rollout(Section):
+    """How completions are sampled. `batch` counts completions a step and is a multiple of `group_size`.
+
+    engine: `generate` is Transformers' (or Unsloth's) own; `compact` is the kit's (grlo_lite/generation); `folded` is
+    `compact` with a dense copy of the weights for the length of a rollout; `fast_inference` is the vLLM inside Unsloth.
+    `rows_at_once` bounds the completions that `compact` and `folded` decode together; `auto` goes by the free memory.
+    """
+
+    group_size: Annotated[int, Field(ge=2)] = 8
+    batch: Positive = 64
+    max_tokens: Positive = 1024
+    temperature: PositiveFloat = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    engine: Literal["auto", "generate", "compact", "folded", "fast_inference"] = "auto"
+    rows_at_once: Positive | Literal["auto"] = "auto"
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the GPU, for vLLM under fast_inference
+
+    @model_validator(mode="after")
+    def rows_at_once_needs_the_kits_engine(self):
+        if self.rows_at_once != "auto" and self.engine in ("generate", "fast_inference"):
+            raise ValueError(
+                f"rollout.rows_at_once={self.rows_at_once} has no meaning with rollout.engine={self.engine}; "
+                "choose compact or folded, or leave it out"
+            )
+        return self
+
+
+class Truncated(Section):
+    """What a completion that hit `rollout.max_tokens` earns; without this it would be scored as if it were finished.
+
+    penalty: the batch's lowest raw score less `value`; floor: `value` itself; score: its raw score less `value`.
+    """
+
+    mode: Literal["penalty", "floor", "score"] = "penalty"
+    value: float = 1.0
+
+
+class Judge(Section):
+    """One more reward model, whose raw score counts `weight` times."""
+
+    name: str
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
+class Heldout(Section):
+    """A reward model that is never optimized. Every `every` steps it scores the policy's answers to a fixed set of
+    prompts.
+    """
+
+    name: str | None = None
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+    every: Positive = 10
+    prompts: Annotated[int, Field(ge=2)] = 32
+
+
+class Reward(Section):
+    """The frozen reward model and how its scores are shaped. `shuffle` permutes the rewards: a control that must not
+    learn.
+    """
+
+    name: str
+    revision: str = "main"
+    quantization: Quantization = "nf4"
+    models: tuple[Judge, ...] = ()  # further judges; the score is the main model's plus theirs, each times its weight
+    heldout: Heldout = Heldout()
+    max_tokens: Positive = 4096
+    tokens_per_batch: Positive | Literal["auto"] = "auto"
+    truncated: Truncated = Truncated()
+    length_penalty: NonNegativeFloat = 0.0  # reward units for each 1,000 completion tokens beyond length_free
+    length_free: Annotated[int, Field(ge=0)] = 0
+    repetition_penalty: NonNegativeFloat = 0.0  # reward units for a completion that consists of repeated 4-grams alone
+    clip: PositiveFloat | None = None  # rewards are cut to ± this, last of all
+    shuffle: bool = False
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """Every reward model that is optimized, the main one first."""
+        return (Judge(name=self.name, revision=self.revision, quantization=self.quantization), *self.models)
+
+    @model_validator(mode="after")
+    def judges_have_names_of_their_own(self):
+        names = [judge.name for judge in self.judges]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"reward.name and reward.models name a model twice ({', '.join(names)}); use its weight instead"
+            )
+        if self.heldout.name in names:
+            raise ValueError(
+                f"reward.heldout.name={self.heldout.name} is optimized; a held-out judge must be another model"
+            )
+        return self
+
+
+class Algorithm(Section):
+    """The policy-gradient method. `loss: auto` is `dr_grpo` for GRPO; RLOO has a sequence-level loss of its own."""
+
+    name: Literal["grpo", "rloo"] = "grpo"
+    loss: Literal["auto", "dr_grpo", "dapo", "bnpo", "grpo"] = "auto"
+    scale_rewards: Literal["none", "batch", "group"] = "none"
+    kl: NonNegativeFloat = 0.0
+    clip: PositiveFloat = 0.2
+    updates_per_rollout: Positive = 1
+
+    @model_validator(mode="after")
+    def rloo_has_its_own_loss(self):
+        if self.name == "rloo" and self.loss != "auto":
+            raise ValueError(f"algorithm.loss={self.loss} has no meaning with algorithm.name=rloo; leave it out")
+        if self.name == "rloo" and self.scale_rewards == "group":
+            raise ValueError(
+                "algorithm.scale_rewards=group has no meaning with algorithm.name=rloo; choose none or batch"
+            )
+        return self
+
+
+class Optimizer(Section):
+    """AdamW on the adapter. `warmup` is a fraction of all steps; `micro_batch` counts completions a forward and
+    backward pass.
+    """
+
+    name: Literal["adamw", "adamw_8bit"] = "adamw"
+    learning_rate: PositiveFloat = 1e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Fraction = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    micro_batch: Positive | Literal["auto"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: on a GPU
+
+
+class Budget(Section):
+    """When the run stops: after `steps` rollout batches, or earlier when `hours` or `usd` are spent.
+
+    A checkpoint is made every `checkpoint_every` steps, and after the step in which `checkpoint_minutes` have gone by
+    since the last one. The newest `checkpoints_kept` stay, and the best: by the held-out judge where there is one,
+    else by the reward.
+    """
+
+    steps: Positive = 100
+    hours: PositiveFloat | None = None
+    usd: PositiveFloat | None = None
+    usd_per_hour: PositiveFloat | None = None
+    checkpoint_every: Positive = 10
+    checkpoint_minutes: PositiveFloat | None = 15.0
+    checkpoints_kept: Positive = 2
+
+    @model_validator(mode="after")
+    def usd_needs_a_price(self):
+        if self.usd is not None and self.usd_per_hour is None:
+            raise ValueError(f"budget.usd={self.usd} needs the price of the machine: set budget.usd_per_hour as well")
+        return self
+
+
+class Evaluation(Section):
+    """The measurement that ends a run, base against tuned: prompts kept out of training, and a suite of questions."""
+
+    heldout_prompts: Annotated[int, Field(ge=0)] = 64
+    suite: Literal["none", "microcosm"] = "none"
+    limit: Positive = 300
+
+
+class Guard(Section):
+    """A limit on one number, averaged over `guards.window` steps, and what to do when it is crossed; null turns it
+    off.
+    """
+
+    limit: Annotated[float, Field(allow_inf_nan=False)] | None
+    action: Literal["warn", "stop"] = "warn"
+
+
+class Guards(Section):
+    """What is watched while a run goes on. Each guard speaks once, and saves the samples that show what it saw."""
+
+    window: Positive = 5
+    reward_length_correlation: Guard = Guard(limit=0.8)  # longer is better: the commonest reward hack
+    truncated_fraction: Guard = Guard(limit=0.8)  # most answers do not end
+    repetition_fraction: Guard = Guard(limit=0.3)  # share of repeated 4-grams
+    distinct_fraction: Guard = Guard(limit=0.3)  # of a group's completions, the share that differ; below: collapse
+    entropy: Guard = Guard(limit=0.02)  # nats a token; below: nothing is explored any more
+    equal_groups_fraction: Guard = Guard(limit=0.9)  # groups whose rewards are all equal teach nothing
+    on_overoptimization: Literal["warn", "stop", "keep_best"] = "warn"
+    overoptimization_patience: Positive = 3  # evaluations in a row with the trained reward up and the held-out one down
+
+    @model_validator(mode="before")
+    @classmethod
+    def a_guard_keeps_what_is_not_given(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        defaults = {
+            name: f.default.model_dump() for name, f in cls.model_fields.items() if isinstance(f.default, Guard)
+        }
+        return {k: {**defaults[k], **v} if k in defaults and isinstance(v, dict) else v for k, v in given.items()}
+
+
+class Logging(Section):
+    """Where metrics go beside the run directory (Transformers' integrations by name) and how many samples a step are
+    kept.
+    """
+
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    samples_per_step: Annotated[int, Field(ge=0)] = 4
+
+
+class Recipe(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    backend: Literal["auto", "unsloth", "transformers"] = "auto"
+    model: Model
+    lora: Lora = Lora()
+    prompts: Prompts
+    rollout: Rollout = Rollout()
+    reward: Reward
+    algorithm: Algorithm = Algorithm()
+    optimizer: Optimizer = Optimizer()
+    budget: Budget = Budget()
+    evaluation: Evaluation = Evaluation()
+    guards: Guards = Guards()
+    logging: Logging = Logging()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def an_empty_section_is_its_default(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @property
+    def heldout_prompts(self) -> int:
+        """How many prompts are kept out of training: for the measurement at the end and for the held-out judge."""
+        return max(self.evaluation.heldout_prompts, self.reward.heldout.prompts if self.reward.heldout.name else 0)
+
+    @model_validator(mode="after")
+    def keep_best_needs_a_judge(self):
+        if self.guards.on_overoptimization == "keep_best" and self.reward.heldout.name is None:
+            raise ValueError(
+                "guards.on_overoptimization=keep_best needs a judge that is not optimized: set reward.heldout.name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def batches_divide(self):
+        batch, group, updates = self.rollout.batch, self.rollout.group_size, self.algorithm.updates_per_rollout
+        if batch % group:
+            raise ValueError(_does_not_divide("rollout.group_size", group, "rollout.batch", batch))
+        if batch % updates:
+            raise ValueError(_does_not_divide("algorithm.updates_per_rollout", updates, "rollout.batch", batch))
+        micro = self.optimizer.micro_batch
+        if micro != "auto" and (batch // updates) % micro:
+            whole = "rollout.batch" if updates == 1 else "rollout.batch / algorithm.updates_per_rollout"
+            raise ValueError(_does_not_divide("optimizer.micro_batch", micro, whole, batch // updates))
+        return self
+
+
+def _does_not_divide(key: str, value: int, whole_key: str, whole: int) -> str:
+    divisors = [d for d in range(2, whole + 1) if whole % d == 0]
+    nearest = min(divisors, key=lambda d: abs(d - value), default=1)
+    return f"{key}={value} does not divide {whole_key}={whole}; choose a divisor such as {nearest}"

@@ -1,0 +1,31 @@
+"""Text, notes and tables as HTML that does nothing."""
+
+import re
+from html import escape
+
+# Reordering what is read (Trojan Source, CVE-2021-42574), controls, lone surrogates, and what shows nothing
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]",
+)
+
+
+def seen(text: str) -> str:
+    return UNSEEN.sub(lambda found: found[0] if found[0] == "\r" else f"[U+{ord(found[0]):04X}]", text)
+
+
+def plain(text: str) -> str:
+    """Text in the page's own HTML, of which no Markdown is made: a blank line would end the HTML that it is in."""
+    return escape(seen(text)).replace("\r", "").replace("\n", "&#10;")
+
+
+def note(text: str, kind: str = "note") -> str:
+    """A line of the page's own; of kind `refused` it is read out as an alert."""
+    role = "alert" if kind == "refused" else "status"
+    return f'<p class="{kind}" role="{role}">{plain(text)}</p>' if text else ""
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """An HTML table whose cells are text; the first column is flush left, numbers flush right."""
+    cells = "".join(f"<th>{plain(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{plain(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'

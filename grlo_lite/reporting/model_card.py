@@ -1,0 +1,44 @@
+"""The adapter's README."""
+
+from typing import Any
+
+from grlo_lite.recipe.schema import Recipe
+from grlo_lite.wording import numbers
+
+
+def model_card(recipe: Recipe, name: str, base: str, evaluation: dict[str, Any]) -> str:
+    """The adapter's README: what it is, how to load it, what was measured."""
+    quantized = ", quantization_config=nf4" if recipe.model.quantization == "nf4" else ""
+    return f"""---
+base_model: {base}
+library_name: peft
+tags: [grlo, lora, trl, {recipe.algorithm.name}]
+---
+
+# {name}
+
+A LoRA adapter (rank {recipe.lora.rank}) trained with grlo_lite by {recipe.algorithm.name.upper()} against the
+reward model `{recipe.reward.name}` on the prompts of
+`{", ".join(part.source for part in recipe.prompts.parts())}`, seed {recipe.seed}. The base was in
+{"NF4 with double quantization" if quantized else "full precision"}; load it the same way:
+
+```python
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+
+nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+model = AutoPeftModelForCausalLM.from_pretrained("ADAPTER"{quantized})
+tokenizer = AutoTokenizer.from_pretrained("ADAPTER")
+stop = GenerationConfig.from_pretrained("ADAPTER")  # the base model itself does not stop at the end of a turn
+question = [{{"role": "user", "content": "…"}}]
+ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+answer = model.generate(**ids, generation_config=stop, max_new_tokens={recipe.rollout.max_tokens})
+```
+
+| | n | base | tuned | difference | 95 % interval |
+| --- | --- | --- | --- | --- | --- |
+""" + "".join(
+        f"| {task['domain']} ({task['metric']}) | {task['n']} | {' | '.join(numbers(task))} |\n"
+        for task in evaluation["tasks"]
+    )

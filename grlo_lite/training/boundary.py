@@ -1,0 +1,78 @@
+"""The state at the newest rollout boundary."""
+
+import copy
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from grlo_lite.rundir.layout import RunDir
+
+
+class Boundary(TrainerCallback):
+    """The state at the newest rollout boundary, in main memory, so that a step that ran out of memory in the middle
+    can be made again from its beginning.
+    """
+
+    def __init__(self, run: RunDir, updates_per_rollout: int):
+        self.run = run
+        self.updates = updates_per_rollout
+        self.step = 0
+        self.state: dict[str, Any] = {}
+
+    def on_step_begin(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **_):
+        if state.global_step % self.updates:
+            return
+        assert optimizer is not None
+        assert lr_scheduler is not None
+        self.step = state.global_step
+        self.lengths = self.run.journal_lengths()
+        self.state = {
+            "adapter": {name: p.detach().to("cpu", copy=True) for name, p in trainable(model).items()},
+            "optimizer": _on_cpu(optimizer.state_dict()),
+            "scheduler": copy.deepcopy(lr_scheduler.state_dict()),
+            "random": random_state(),
+        }
+
+    def restore(self, trainer: Any) -> None:
+        """Puts a trainer and the journals, whatever they were in the middle of, back to the boundary."""
+        self.run.cut_journals(self.lengths)
+        with torch.no_grad():
+            for name, parameter in trainable(trainer.model).items():
+                parameter.copy_(self.state["adapter"][name])
+                parameter.grad = None
+        trainer.optimizer.load_state_dict(self.state["optimizer"])
+        trainer.lr_scheduler.load_state_dict(self.state["scheduler"])
+        trainer.state.global_step = self.step
+        restore_random_state(self.state["random"])
+
+
+def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _on_cpu(value: Any) -> Any:
+    """A copy of nested dicts and lists with every tensor in main memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_cpu(item) for item in value)
+    return value
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random number generator that a run draws from."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])

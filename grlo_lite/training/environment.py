@@ -1,0 +1,32 @@
+"""What a run ran on: versions, device, hashes; the content of environment.json."""
+
+import hashlib
+import platform
+from pathlib import Path
+from typing import Any
+
+from grlo_lite.machine.versions import command_output, driver, versions
+
+
+def facts(recipe_name: str, policy: Any, judges: list, rows: list, seed: int) -> dict[str, Any]:
+    """Versions, device, seed, model commits, and hashes of the prompt set and the chat template."""
+    import torch
+
+    from grlo_lite.prompts import prompt_hash
+
+    return {
+        "recipe": recipe_name,
+        "versions": {"python": platform.python_version(), **versions()},
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine(),
+        "driver": driver() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "backend": policy.backend,
+        "seed": seed,
+        "model_commit": getattr(policy.model.config, "_commit_hash", None),
+        "reward_model_commits": {name: getattr(model.model.config, "_commit_hash", None) for name, _, model in judges},
+        "prompts_sha256": prompt_hash(rows),
+        "template_sha256": hashlib.sha256(policy.tokenizer.chat_template.encode()).hexdigest(),
+        "git_commit": command_output("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),
+    }

@@ -1,0 +1,124 @@
+"""TRL's trainers, composed from a recipe and never subclassed."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from grlo_lite import prompts
+from grlo_lite.models import chat_template
+from grlo_lite.models import policy as policies
+from grlo_lite.recipe.schema import Recipe
+from grlo_lite.training.micro_batches import batch_an_update, without_padding
+
+
+def composed_trainer(
+    recipe: Recipe,
+    output_dir: Path,
+    policy: policies.Policy,
+    rewards: Any,
+    rows: list[prompts.Messages],
+    callbacks: list[Any],
+    device: Any,
+    micro: int,
+    engine: str = "generate",
+) -> Any:
+    """A GRPOTrainer or RLOOTrainer that samples `rollout.batch` completions a step in groups of one prompt each.
+
+    The prompts come in their final order, one epoch long, so that a resumed run asks what the uninterrupted one would
+    have asked. `micro` is the micro-batch of one process.
+    """
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    steps, rollout, algorithm = recipe.budget.steps, recipe.rollout, recipe.algorithm
+    asked = prompts.ordered(rows, steps * rollout.batch // rollout.group_size, recipe.seed)
+    options = _shared_options(recipe, output_dir, device, micro) | engine_options(engine, policy.tokenizer)
+    kind: Any
+    if algorithm.name == "grpo":
+        loss = "dr_grpo" if algorithm.loss == "auto" else algorithm.loss
+        config = GRPOConfig(**options, loss_type=loss, scale_rewards=algorithm.scale_rewards)
+        kind = GRPOTrainer
+    else:
+        config = RLOOConfig(**options, normalize_advantages=algorithm.scale_rewards == "batch")
+        kind = RLOOTrainer
+    if device.type == "cpu":  # one of several CPU processes is told "cpu:0", onto which torch.load restores nothing
+        vars(config)["_setup_devices"] = device
+    made = kind(
+        model=policy.model,
+        reward_funcs=rewards,
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": asked}),
+        processing_class=policy.tokenizer,
+        callbacks=callbacks,
+    )
+    made.remove_callback(PrinterCallback)
+    # TRL and PEFT would each write one with every checkpoint, which takes most of its time; the run has its own
+    made.create_model_card = made.model.create_or_update_model_card = _no_card
+    if recipe.lora.targets == "all-linear":  # no embeddings; to see that, PEFT would read the base's config every time
+        made.model.save_pretrained = partial(made.model.save_pretrained, save_embedding_layers=False)
+    if policy.backend == "transformers":  # Unsloth's trainer packs for itself
+        made._prepare_inputs = without_padding(made, algorithm.updates_per_rollout, sort=algorithm.loss != "bnpo")
+    policies.without_reference_adapter(made.model)
+    policies.trainable_in_fp32(made.model)
+    return made
+
+
+def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -> dict[str, Any]:
+    """What TRL's configurations for GRPO and RLOO have in common."""
+    from grlo_lite.machine.device import float_dtype
+
+    rollout, algorithm, optimizer = recipe.rollout, recipe.algorithm, recipe.optimizer
+    accumulation = batch_an_update(recipe) // micro
+    dtype = str(float_dtype(device)).removeprefix("torch.")
+    return {
+        "output_dir": str(output_dir),
+        "seed": recipe.seed,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "steps_per_generation": accumulation * algorithm.updates_per_rollout,
+        "num_generations": rollout.group_size,
+        "max_completion_length": rollout.max_tokens,
+        "temperature": rollout.temperature,
+        "top_p": rollout.top_p,
+        "top_k": 0,
+        "chat_template_kwargs": chat_template.TEMPLATE_OPTIONS,
+        "beta": algorithm.kl,
+        "epsilon": algorithm.clip,
+        "max_steps": recipe.budget.steps * algorithm.updates_per_rollout,
+        "shuffle_dataset": False,
+        "optim": {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit"}[optimizer.name],
+        "learning_rate": optimizer.learning_rate,
+        "lr_scheduler_type": optimizer.schedule,
+        "warmup_steps": round(optimizer.warmup * recipe.budget.steps * algorithm.updates_per_rollout),
+        "max_grad_norm": optimizer.max_grad_norm,
+        "weight_decay": 0.0,
+        "use_cpu": device.type == "cpu",
+        "bf16": dtype == "bfloat16",
+        "fp16": dtype == "float16",
+        "gradient_checkpointing": checkpointing(optimizer.gradient_checkpointing, device),
+        "save_strategy": "no",  # the journal asks for checkpoints, at rollout boundaries
+        "logging_steps": 1,
+        "report_to": list(recipe.logging.report_to) or "none",
+        "disable_tqdm": True,
+    }
+
+
+def _no_card(*_: Any, **__: Any) -> None:
+    return None
+
+
+def engine_options(engine: str, tokenizer: Any) -> dict[str, Any]:
+    """What TRL has to be told of a rollout engine: that it is the vLLM inside Unsloth's model, and the stop tokens.
+
+    vLLM reads those off the base model's own files, which know no end of turn.
+    """
+    if engine != "fast_inference":
+        return {}
+    stops = {"stop_token_ids": chat_template.stop_token_ids(tokenizer)}
+    return {"use_vllm": True, "vllm_mode": "colocate", "generation_kwargs": stops}
+
+
+def checkpointing(wanted: bool | str, device: Any) -> bool:
+    """Whether the update computes activations again instead of keeping them; `auto` is yes on a GPU."""
+    return device.type == "cuda" if wanted == "auto" else bool(wanted)

@@ -1,0 +1,27 @@
+"""Text for people: aligned tables, durations, the numbers of a row of results."""
+
+from typing import Any
+
+
+def numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """A row of evaluation.json as a table shows it: base, tuned, difference, interval."""
+    interval = f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+    return f"{row['base']:.3f}", f"{row['tuned']:.3f}", f"{row['difference']:+.3f}", interval
+
+
+def aligned(rows: list[tuple[str, ...]], left: int) -> list[str]:
+    """The rows as lines of equally wide cells; the first `left` columns are flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def duration(seconds: float) -> str:
+    """For people."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
