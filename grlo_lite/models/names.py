@@ -21,7 +21,12 @@ DEMO = ASSETS / "demo"  # a finished run of the shipped recipe, without its chec
 
 
 def policy_path(recipe: Recipe) -> str:
-    return _model_path("model.name", recipe.model.name, POLICY)
+    return base_path(recipe.model.name)
+
+
+def base_path(name: str) -> str:
+    """A base model's path or Hub id. Raises BadInput where a path leads nowhere."""
+    return _model_path("model.name", name, POLICY)
 
 
 def model_paths(recipe: Recipe) -> list[str]:

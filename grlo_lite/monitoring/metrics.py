@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from grlo_lite.rewards.scored_batch import Rollouts
+from grlo_lite.rewards.scored_batch import ScoredBatch
 
 
-def batch_metrics(batch: Rollouts) -> dict[str, float | None]:
+def batch_metrics(batch: ScoredBatch) -> dict[str, float | None]:
     """The numbers that one batch of rollouts gives by itself; None where one has no meaning."""
     return {
         "reward_mean": float(batch.rewards_B.mean()),
@@ -30,7 +30,7 @@ def batch_metrics(batch: Rollouts) -> dict[str, float | None]:
     }
 
 
-def groups(batch: Rollouts, values_B: Any) -> list[Any]:
+def groups(batch: ScoredBatch, values_B: Any) -> list[Any]:
     """One value a completion, cut into the groups of one prompt each."""
     return [values_B[start : start + batch.group_size] for start in range(0, len(values_B), batch.group_size)]
 
@@ -42,7 +42,7 @@ def correlation(a_B: np.ndarray, b_B: np.ndarray) -> float | None:
     return float(np.corrcoef(a_B, b_B)[0, 1])
 
 
-def samples(step: int, batch: Rollouts, count: int) -> list[dict[str, Any]]:
+def samples(step: int, batch: ScoredBatch, count: int) -> list[dict[str, Any]]:
     """`count` rollouts of a batch, spread evenly over its groups, as rows of samples.jsonl."""
     picked = np.linspace(0, len(batch.completions) - 1, min(count, len(batch.completions))).round().astype(int)
     return [

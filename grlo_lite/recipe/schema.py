@@ -310,8 +310,9 @@ class Evaluation(Section):
     """The measurement that ends a run, base against tuned: prompts kept out of training, and a suite of questions."""
 
     heldout_prompts: Annotated[int, Field(ge=0)] = 64
-    suite: Literal["none", "microcosm"] = "none"
-    limit: Positive = 300
+    suite: Literal["none", "quick", "grlo", "math", "knowledge", "code", "chat", "microcosm"] = "none"
+    limit: Positive = 300  # questions a task
+    data_dir: str | None = None  # read all questions from the files in this folder, none from a hub
 
 
 class Guard(Section):

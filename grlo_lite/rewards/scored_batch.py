@@ -10,7 +10,7 @@ from grlo_lite.models.reward_model import Messages
 
 
 @dataclass(frozen=True)
-class Rollouts:
+class ScoredBatch:
     """One batch of rollouts: what was asked and answered, what the judges said, and what was made of it. B
     completions.
     """
@@ -30,7 +30,7 @@ class Rollouts:
     ended: float
 
 
-def joined(batches: list[Rollouts]) -> Rollouts:
+def joined(batches: list[ScoredBatch]) -> ScoredBatch:
     """One batch made of each process's part of it, in order; the scoring ended with the last of them."""
     if len(batches) == 1:
         return batches[0]
@@ -41,7 +41,7 @@ def joined(batches: list[Rollouts]) -> Rollouts:
     def arrays(key: str) -> dict[str, np.ndarray]:
         return {name: np.concatenate([part[name] for part in of(key)]) for name in of(key)[0]}
 
-    return Rollouts(
+    return ScoredBatch(
         prompts=list(chain.from_iterable(of("prompts"))),
         completions=list(chain.from_iterable(of("completions"))),
         group_size=batches[0].group_size,

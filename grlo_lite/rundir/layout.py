@@ -5,8 +5,12 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.machine import processes
+from grlo_lite.recipe import loading as recipes
+from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir.checkpoints import MANIFEST, damage, manifest_of, step_of
 from grlo_lite.rundir.files import content_sha256, file_sha256, flush, read_json, write_atomically, write_json
 
@@ -169,6 +173,14 @@ def create(path: Path, recipe_name: str, recipe: str) -> RunDir:
             f"the run directory {path} cannot be made: {error.strerror}; choose another by --run-dir"
         ) from None
     return run
+
+
+def begun(path: Path | None, recipe_name: str, recipe: Recipe, contamination: dict[str, Any]) -> RunDir:
+    """A new run directory at `path`, by default under `runs/`, which the main process makes and the others are told."""
+    path = path or default_path(recipe_name)
+    if processes.is_main():
+        write_json(create(path, recipe_name, recipes.dumped(recipe)).contamination, contamination)
+    return RunDir(processes.agreed(path))
 
 
 def discard_if_unused(run: RunDir) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from grlo_lite.recipe.schema import Reward, Truncated
-from grlo_lite.rewards.reward_function import RewardFunction
+from grlo_lite.rewards.reward_function import RewardFunction, handed_on
 from grlo_lite.rewards.shaping import repeated_4grams, shaped_rewards
 
 
@@ -88,17 +88,19 @@ ASKED = [{"role": "user", "content": "?"}]
 
 def test_truncated_answers_are_told_from_finished_ones():
     made = function()
-    rewards = made([ASKED] * 2, said("a", "b"), [[5, 6, 2], [5, 6, 7]])
-    assert made.last.truncated_B.tolist() == [False, True]
-    assert made.last.tokens_B.tolist() == [3, 3]
-    assert rewards == made.last.rewards_B.tolist() == [1.0, 0.0]  # the second: lowest raw score 1, less 1
+    batches = []
+    rewards = handed_on(made, batches.append)([ASKED] * 2, said("a", "b"), [[5, 6, 2], [5, 6, 7]])
+    [batch] = batches
+    assert batch.truncated_B.tolist() == [False, True]
+    assert batch.tokens_B.tolist() == [3, 3]
+    assert rewards == batch.rewards_B.tolist() == [1.0, 0.0]  # the second: lowest raw score 1, less 1
 
 
 def test_several_judges_are_weighted_and_kept_apart():
     made = function([("one", 1.0, Judge(1.0)), ("two", 0.5, Judge(-4.0))])
-    rewards = made([ASKED] * 2, said("a", "b"), [[5, 2], [6, 2]])
-    assert rewards == [1 - 2, 2 - 4]
-    assert {name: scores.tolist() for name, scores in made.last.judged.items()} == {"one": [1, 2], "two": [-4, -8]}
+    batch = made.scored([ASKED] * 2, said("a", "b"), [[5, 2], [6, 2]], step=0)
+    assert batch.rewards_B.tolist() == [1 - 2, 2 - 4]
+    assert {name: scores.tolist() for name, scores in batch.judged.items()} == {"one": [1, 2], "two": [-4, -8]}
     assert made.score([ASKED]) == [-1]
 
 
@@ -109,7 +111,9 @@ def test_shuffling_permutes_the_rewards_anew_at_each_step_and_repeats_by_seed():
     orders = []
     for State.global_step in (0, 1, 0):
         orders.append(
-            function(shuffle=True)([ASKED] * 20, said(*map(str, range(20))), [[5, 2]] * 20, trainer_state=State)
+            handed_on(function(shuffle=True), lambda batch: None)(
+                [ASKED] * 20, said(*map(str, range(20))), [[5, 2]] * 20, trainer_state=State
+            )
         )
     assert sorted(orders[0]) == sorted(orders[1]) == [float(i + 1) for i in range(20)]
     assert orders[0] != orders[1]
