@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite import prompts
-from grlo_lite.models.names import model_paths, policy_path
+from grlo_lite.models.names import is_here, model_paths, policy_path
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -15,7 +15,7 @@ def needs_no_hub(recipe: Recipe) -> bool:
     named = [*recipe.prompts.parts(), *against]
     if any(prompts.on_the_hub(place if isinstance(place, str) else place.source) for place in named):
         return not prompts.hub_answers()
-    return all(Path(path).exists() for path in model_paths(recipe))
+    return all(map(is_here, model_paths(recipe)))
 
 
 @dataclass(frozen=True)

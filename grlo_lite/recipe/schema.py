@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from grlo_lite.wording import cut
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
@@ -130,7 +132,7 @@ class Prompts(Section):
             raise ValueError("prompts.source is an empty list; name at least one source")
         for key in ("subset", "split", "column", "revision"):
             if (value := getattr(self, key)) is not None:
-                raise ValueError(f"prompts.{key}={value} beside a list of sources; write it into the list's items")
+                raise ValueError(f"prompts.{key}={cut(value)} beside a list of sources; write it into the list's items")
         if any(part.weight and part.count for part in self.source) or (
             any(part.weight for part in self.source) and not all(part.weight for part in self.source)
         ):
@@ -239,11 +241,11 @@ class Reward(Section):
         names = [judge.name for judge in self.judges]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"reward.name and reward.models name a model twice ({', '.join(names)}); use its weight instead"
+                f"reward.name and reward.models name a model twice ({cut(', '.join(names))}); use its weight instead"
             )
         if self.heldout.name in names:
             raise ValueError(
-                f"reward.heldout.name={self.heldout.name} is optimized; a held-out judge must be another model"
+                f"reward.heldout.name={cut(self.heldout.name)} is optimized; a held-out judge must be another model"
             )
         return self
 
@@ -405,6 +407,6 @@ class Recipe(Section):
 
 
 def _does_not_divide(key: str, value: int, whole_key: str, whole: int) -> str:
-    divisors = [d for d in range(2, whole + 1) if whole % d == 0]
+    divisors = [d for d in range(2, min(whole, 2**20) + 1) if whole % d == 0]  # a batch may be mistyped, and huge
     nearest = min(divisors, key=lambda d: abs(d - value), default=1)
     return f"{key}={value} does not divide {whole_key}={whole}; choose a divisor such as {nearest}"
