@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from grlo_lite.errors import BadInput
 from grlo_lite.machine import processes
 from grlo_lite.models.reward_model import Messages, RewardModel
 from grlo_lite.recipe.schema import Reward
@@ -37,8 +38,9 @@ class RewardFunction:
     def scored(
         self, prompts: list[Messages], completions: list[Messages], completion_ids: list[list[int]], step: int
     ) -> ScoredBatch:
-        """The batch with its rewards, one a completion. `step` varies the shuffling. Raises RewardError where a judge
-        gives no finite score.
+        """The batch with its rewards, one a completion. `step` varies the shuffling.
+
+        Raises RewardError where a judge gives no finite score, and BadInput where the first step is masked whole.
         """
         began = time.monotonic()
         judged = self._judged([p + c for p, c in zip(prompts, completions, strict=True)])
@@ -46,16 +48,23 @@ class RewardFunction:
         tokens_B = np.array([len(ids) for ids in completion_ids])
         truncated_B = np.array([ids[-1] not in self.stop_ids for ids in completion_ids])
         repeated_B = np.array([repeated_4grams(ids) for ids in completion_ids])
-        lowest = min(processes.gathered(float(raw_B.min())))
-        rewards_B, parts = shaped_rewards(raw_B, truncated_B, tokens_B, repeated_B, self.reward, lowest)
+        rewards_B, parts = shaped_rewards(raw_B, truncated_B, tokens_B, repeated_B, self.reward, processes.gathered)
+        masked_B = truncated_B & (self.reward.truncated.mode == "mask")
+        if all(processes.gathered(bool(masked_B.all()))) and step == 0:
+            raise BadInput(
+                "reward.truncated.mode=mask, but every answer of the first step hit rollout.max_tokens, so nothing is "
+                "left to learn from; use reward.truncated.mode=ordered, or raise rollout.max_tokens"
+            )
         if self.reward.shuffle:
-            rewards_B = np.random.default_rng([self.seed, step]).permutation(rewards_B)
+            random = np.random.default_rng([self.seed, step])
+            rewards_B[~masked_B] = random.permutation(rewards_B[~masked_B])
         return ScoredBatch(
             prompts=prompts,
             completions=[completion[-1]["content"] for completion in completions],
             group_size=self.group_size,
             tokens_B=tokens_B,
             truncated_B=truncated_B,
+            masked_B=masked_B,
             repeated_B=repeated_B,
             judged=judged,
             raw_B=raw_B,
@@ -73,8 +82,11 @@ class RewardFunction:
         return np.sum([weight * judged[name] for name, weight, _ in self.judges], axis=0)
 
 
-def handed_on(rewards: RewardFunction, take: Callable[[ScoredBatch], None]) -> Callable[..., list[float]]:
-    """What TRL calls with each batch of completions for one reward each; `take` is handed every batch it makes."""
+def handed_on(rewards: RewardFunction, take: Callable[[ScoredBatch], None]) -> Callable[..., list[float | None]]:
+    """What TRL calls with each batch of completions for one reward each; `take` is handed every batch it makes.
+
+    A reward is None, for TRL to leave out, where `reward.truncated.mode: mask` masks its completion.
+    """
 
     def reward(
         prompts: list[Messages],
@@ -82,10 +94,10 @@ def handed_on(rewards: RewardFunction, take: Callable[[ScoredBatch], None]) -> C
         completion_ids: list[list[int]],
         trainer_state: Any = None,
         **_: Any,
-    ) -> list[float]:
+    ) -> list[float | None]:
         step = trainer_state.global_step if trainer_state else 0
         batch = rewards.scored(prompts, completions, completion_ids, step)
         take(batch)
-        return batch.rewards_B.tolist()
+        return [None if masked else float(r) for r, masked in zip(batch.rewards_B, batch.masked_B, strict=True)]
 
     return reward
