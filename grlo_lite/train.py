@@ -13,6 +13,7 @@ from typing import Any
 
 from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
 from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite.evaluation.tasks import suites
 from grlo_lite.machine import processes
 from grlo_lite.models import loading as models
 from grlo_lite.planning import cards, planner, recipe_cards, shown, this_machine
@@ -43,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     card = this_machine.this_card()
     if device.type == "cuda":
         recipe = _planned(recipe, card, resuming=run is not None)
-    train_rows, heldout_rows, contamination = prepared.prompt_rows(recipe, arguments.write_prompts)
+    train_rows, heldout_rows, contamination = prepared.prompt_rows(
+        recipe, arguments.write_prompts, suites.question_sets()
+    )
     is_new = run is None
     run = run or _created(arguments.run_dir or layout.default_path(name), name, recipe, contamination)
     print(f"run directory {run.path}", flush=True)

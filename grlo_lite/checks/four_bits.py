@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from grlo_lite.checks.check import FAIL, PASS, Check
+from grlo_lite.evaluation.tasks import suites
 from grlo_lite.generation.answers import sampling
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe.schema import Recipe
@@ -51,7 +52,7 @@ def policy_conversations(recipe: Recipe, policy: Any, count: int) -> list[list[l
     from grlo_lite.generation.answers import sampled_answers
     from grlo_lite.models import chat_template
 
-    rows = prompts.ordered(prepared.prompt_rows(recipe)[0], count, recipe.seed)
+    rows = prompts.ordered(prepared.prompt_rows(recipe, None, suites.question_sets())[0], count, recipe.seed)
     texts = [chat_template.formatted(policy.tokenizer, row) for row in rows for _ in range(4)]
     policy.model.eval()
     said = sampled_answers(policy.model, policy.tokenizer, texts, seed=recipe.seed, **sampling(recipe, policy))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from grlo_lite.generation.engine_table import CPU_ROWS
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -118,4 +119,4 @@ def sampled_answers(
 def sampling(recipe: Recipe, policy: Any) -> dict[str, int]:
     """How many tokens an answer may have outside of training, and how many answers are sampled at once."""
     on_gpu = policy.model.device.type == "cuda"
-    return {"max_tokens": recipe.rollout.max_tokens, "rows_at_once": recipe.rollout.batch if on_gpu else 512}
+    return {"max_tokens": recipe.rollout.max_tokens, "rows_at_once": recipe.rollout.batch if on_gpu else CPU_ROWS}

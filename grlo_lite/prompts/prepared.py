@@ -1,6 +1,7 @@
 """From a recipe to the rows of a run: read, cleaned, decontaminated, split."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from grlo_lite import prompts
@@ -18,10 +19,10 @@ def needs_no_hub(recipe: Recipe) -> bool:
 
 
 def prompt_rows(
-    recipe: Recipe, write_to: Path | None = None
+    recipe: Recipe, write_to: Path | None = None, suite_sets: prompts.SuiteSets = MappingProxyType({})
 ) -> tuple[list[prompts.Messages], list[prompts.Messages], dict[str, Any]]:
     """The prompts that are worth asking and no benchmark's, split into those to train on and those to measure on; and
-    the content of contamination.json.
+    the content of contamination.json, which lists each of the `suite_sets` whose questions are not at hand.
     """
     from grlo_lite.models.chat_template import PLAIN_TEMPLATE, formatted, load_tokenizer
 
@@ -37,7 +38,7 @@ def prompt_rows(
     rows, steps = prompts.cleaned(
         rows, token_count, wanted.max_tokens, wanted.overlong, wanted.near_duplicates, wanted.language
     )
-    rows, contamination = _decontaminated(recipe, rows, steps)
+    rows, contamination = _decontaminated(recipe, rows, steps, suite_sets)
     print("\n".join([*(f"prompts: {note}" for note in notes), prompts.table(steps)]))
     print(prompts.verdict(contamination))
     if write_to:
@@ -48,7 +49,7 @@ def prompt_rows(
 
 
 def _decontaminated(
-    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step]
+    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step], suite_sets: prompts.SuiteSets
 ) -> tuple[list[prompts.Messages], dict[str, Any]]:
     """The rows that ask no question of the evaluation sets, and contamination.json's content; adds its step to the
     others.
@@ -57,12 +58,12 @@ def _decontaminated(
 
     wanted = recipe.prompts.decontaminate
     domains = world.VERIFIABLE if recipe.evaluation.suite == "microcosm" else ()
-    suite_sets = tuple(f"microcosm-{domain}" for domain in domains) or prompts.SUITE_SETS
     if not wanted.enabled:
-        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", suite_sets)
+        evaluated = [f"microcosm-{domain}" for domain in domains] or sorted(suite_sets)
+        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", evaluated)
     exams = [world.exam(domain, recipe.evaluation.limit, recipe.seed) for domain in domains]
     sets = [prompts.question_set(f"microcosm-{exam[0].domain}", [q.text for q in exam]) for exam in exams]
-    sets += prompts.question_sets(wanted.against, () if exams else suite_sets)
+    sets += prompts.question_sets(wanted.against, suite_sets, missing=not exams)
     rows, step, report = prompts.decontaminated(rows, sets, wanted.ngram, wanted.similarity)
     steps.append(step)
     return rows, report
