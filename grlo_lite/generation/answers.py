@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from grlo_lite.generation.engine_table import CPU_ROWS
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -111,4 +113,4 @@ def sampled_answers(policy: Any, texts: list[str], sampling: Sampling, at_once: 
 
 def rows_at_once(model: Any, rollout_batch: int) -> int:
     """How many answers are sampled together outside of training: on a GPU as many as a step's rollouts."""
-    return rollout_batch if model.device.type == "cuda" else 512
+    return rollout_batch if model.device.type == "cuda" else CPU_ROWS
