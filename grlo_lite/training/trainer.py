@@ -59,9 +59,17 @@ def composed_trainer(
         made.model.save_pretrained = partial(made.model.save_pretrained, save_embedding_layers=False)
     if policy.backend == "transformers":  # Unsloth's trainer packs for itself
         made._prepare_inputs = without_padding(made, algorithm.updates_per_rollout, sort=algorithm.loss != "bnpo")
+    begin_with_a_small_loss_scale(made.accelerator.scaler)
     policies.without_reference_adapter(made.model)
     policies.trainable_in_fp32(made.model)
     return made
+
+
+def begin_with_a_small_loss_scale(scaler: Any) -> None:
+    """In fp16: the scaler's own first scale, 2^16, overflows on most models, and each overflow costs a rollout."""
+    state = scaler.state_dict() if scaler is not None else {}
+    if state:
+        scaler.load_state_dict(state | {"scale": 2.0**10})
 
 
 def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -> dict[str, Any]:
