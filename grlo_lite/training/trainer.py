@@ -42,6 +42,7 @@ def composed_trainer(
     else:
         config = RLOOConfig(**options, normalize_advantages=algorithm.scale_rewards == "batch")
         kind = RLOOTrainer
+    vars(config)["_n_gpu"] = 1  # one process, one GPU: Trainer would double the batch for a second one that is visible
     if device.type == "cpu":  # one of several CPU processes is told "cpu:0", onto which torch.load restores nothing
         vars(config)["_setup_devices"] = device
     made = kind(
