@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
+from grlo_lite.cli import INTERRUPTED, run_command, settle_cuda, settle_libraries
 from grlo_lite.errors import BadInput, DoesNotFit
-from grlo_lite.machine import processes
+from grlo_lite.machine import cuda, processes
 from grlo_lite.models import loading as models
 from grlo_lite.planning import cards, planner, recipe_cards, shown, this_machine
 from grlo_lite.planning.changes import cheapest_change
@@ -29,13 +29,17 @@ from grlo_lite.training.resuming import resumed_recipe
 def main(argv: list[str] | None = None) -> int:
     """Trains, and returns the exit code. Raises BadInput where the user has to change something."""
     arguments, overrides = _parsed(argv)
+    settle_cuda()  # before a card is looked at
     run, recipe, name, why = _chosen(arguments, overrides)
     print(f"recipe {name}: {why}", flush=True)
     settle_libraries(offline=prepared.needs_no_hub(recipe))
     if arguments.dry_run:
         return dry_run(recipe, name, arguments.write_prompts)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, until there is a step to finish
+    cuda.require_usable_gpu()
     device, backend = models.device_and_backend(recipe)
+    if device.type == "cuda":
+        cuda.require_compiler()
     from grlo_lite.training.loop import train_run  # torch, Transformers and TRL: after Unsloth, if it is that
 
     if not processes.is_main():
