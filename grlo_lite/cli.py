@@ -41,8 +41,8 @@ def settle_cuda() -> None:
     """What PyTorch reads of the environment once, before it touches a GPU; what the user has set stays.
 
     From Hopper on it prefers cuDNN's attention, which plans anew for every shape, and every micro-batch here is of a
-    shape of its own. Segments that grow keep the allocator from breaking memory up; Unsloth sets that only after CUDA has
-    been initialized. vLLM's sleep, which Unsloth uses (standby), does not go with them.
+    shape of its own. Segments that grow keep the allocator from breaking memory up; Unsloth sets that only after CUDA
+    has been initialized. vLLM's sleep, which Unsloth uses (standby), does not go with them.
     """
     os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
     standby = os.environ.get("UNSLOTH_VLLM_STANDBY") == "1" or all(map(importlib.util.find_spec, ("unsloth", "vllm")))

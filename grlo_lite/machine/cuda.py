@@ -15,8 +15,8 @@ TWO_LINES = "#include <Python.h>\nlong answer(void) { return PyLong_AsLong(PyLon
 
 
 def require_usable_gpu() -> None:
-    """Raises BadInput where there is a card that PyTorch cannot use, with the reason: what is asked for a GPU would train
-    on the CPU without a word. Hiding the card by CUDA_VISIBLE_DEVICES= says that the CPU is meant.
+    """Raises BadInput where there is a card that PyTorch cannot use, with the reason: what is meant for a GPU would
+    train on the CPU without a word. Hiding the card by CUDA_VISIBLE_DEVICES= says that the CPU is meant.
     """
     if reason := why_unusable():
         raise BadInput(f"{reason}; to train on the CPU all the same, set CUDA_VISIBLE_DEVICES=")

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def this_device() -> Any:
-    """The device a run uses: the first CUDA GPU, that of its own rank where there are several processes, else the CPU."""
+    """The device a run uses: the first CUDA GPU, its rank's where there are several processes, else the CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -39,8 +39,8 @@ def free_bytes(device: Any) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether less at once would have done: what Accelerate takes for it, and two errors that it does not know, those of
-    cuBLAS, which finds no room for its handle or workspace, and of the driver.
+    """Whether less at once would have done: what Accelerate takes for it, and two errors that it does not know, those
+    of cuBLAS, which finds no room for its handle or workspace, and of the driver.
     """
     from accelerate.utils.memory import should_reduce_batch_size
 

@@ -39,6 +39,7 @@ def load(
     tokenizer = load_tokenizer(path, revision)
     require_causal_lm(path, revision)
     if backend == "unsloth":
+        require_pad_that_ends_nothing(path, tokenizer)
         model = load_with_unsloth(path, revision, quantization, lora, device, max_tokens, seed, vllm_memory)
     else:
         model = load_with_transformers(path, revision, quantization, lora, device, seed)
@@ -46,6 +47,15 @@ def load(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
     return Policy(model, tokenizer, backend)
+
+
+def require_pad_that_ends_nothing(path: str, tokenizer: Any) -> None:
+    """Raises BadInput where the only token to pad with ends an answer, which Unsloth would then never teach."""
+    if tokenizer.pad_token_id in stop_token_ids(tokenizer):
+        raise BadInput(
+            f"model.name={path!r} has no token to pad with but {tokenizer.pad_token}, which ends an answer, and Unsloth "
+            "learns nothing at a token that is padding; use backend=transformers"
+        )
 
 
 def trainable_in_fp32(model: Any) -> None:

@@ -8,6 +8,7 @@ from grlo_lite import prompts
 from grlo_lite.errors import BadInput
 from grlo_lite.generation import answers as answers_module
 from grlo_lite.models import loading as models
+from grlo_lite.models.unsloth import to_training
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -58,7 +59,7 @@ def loaded_heldout_judge(
     def answers() -> list[prompts.Messages]:
         policy.model.eval()
         said = sampled_answers(policy.model, policy.tokenizer, texts, seed=recipe.seed, **sampling)
-        policy.model.train()
+        to_training(policy.model)
         return [[*p, {"role": "assistant", "content": text}] for p, text in zip(fixed, said, strict=True)]
 
     texts = [chat_template.formatted(policy.tokenizer, row) for row in fixed]
