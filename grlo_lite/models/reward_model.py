@@ -67,7 +67,9 @@ class RewardModel:
         """Each row's score; rows sorted by length. Where memory runs out, the budget is halved and what is left goes
         on under it. Raises DoesNotFit where one row by itself is too much.
         """
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+        from accelerate.utils.memory import clear_device_cache
+
+        from grlo_lite.machine.device import is_out_of_memory
 
         scores: dict[tuple[int, ...], float] = {}
         while waiting := [row for row in rows if row not in scores]:
@@ -76,7 +78,7 @@ class RewardModel:
                     scores.update(zip(batch, self._scores_of(batch), strict=True))
                 break
             except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+                if not is_out_of_memory(error):
                     raise
             if self.tokens_per_batch <= len(waiting[-1]):
                 raise DoesNotFit(f"the reward of one conversation of {len(waiting[-1])} tokens does not fit")
