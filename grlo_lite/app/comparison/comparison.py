@@ -14,14 +14,10 @@ from grlo_lite.app.comparison.streaming import Request, Rows
 from grlo_lite.app.comparison.values import Adapter, Progress, Refused, Reply, Settings, Turn
 from grlo_lite.app.comparison.waiting_line import Line
 from grlo_lite.errors import BadInput
+from grlo_lite.evaluation.results import ARMS
 from grlo_lite.generation.answers import Sampling, generation_config, seeded
 from grlo_lite.models import chat_template
-
-Messages = list[dict[str, str]]
-
-
-ARMS = ("base", "tuned")
-
+from grlo_lite.models.chat_template import Messages
 
 CHARACTERS_A_TOKEN = 8  # a conversation with more of them for every token of the context is not even counted
 

@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 
 from grlo_lite.app import components
-from grlo_lite.app.comparison.comparison import ARMS
 from grlo_lite.app.comparison.values import Progress, Refused
 from grlo_lite.app.rendering import NAMES, caption
 from grlo_lite.app.sessions import Desk, Round, Session
 from grlo_lite.app.votes import VERDICTS, Votes
+from grlo_lite.evaluation.results import ARMS
 from grlo_lite.reporting.html import note
 
 SIDES = ("A", "B")

@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 
 from grlo_lite.app import components
-from grlo_lite.app.comparison.comparison import ARMS
 from grlo_lite.app.comparison.values import Progress, Refused, Turn
 from grlo_lite.app.rendering import NAMES, caption
 from grlo_lite.app.sessions import Desk, Session
+from grlo_lite.evaluation.results import ARMS
 from grlo_lite.reporting.html import note
 
 
