@@ -488,10 +488,10 @@ VOTER = """
     from pathlib import Path
     from types import SimpleNamespace
     import gradio as gr
-    from grlo_lite.app import desk as desks, parts, server
-    from grlo_lite.app.blind_tab import BlindTab
+    from grlo_lite.app import components, server, sessions
+    from grlo_lite.app.comparison.values import Adapter, Progress, Reply
+    from grlo_lite.app.tabs.blind import BlindTab
     from grlo_lite.app.votes import Votes
-    from grlo_lite.compare import Adapter, Progress, Reply
 
     class Comparison:
         adapters = {"run": Adapter("run", "default", "a" * 64)}
@@ -499,10 +499,10 @@ VOTER = """
             yield Progress(0, {arm: Reply(arm, 1, 1.0, "length") for arm in ("base", "tuned")})
 
     visitor = SimpleNamespace(session_hash="one", client=None)
-    with gr.Blocks():
-        adapter, settings = gr.Dropdown(["run"]), parts.settings_panel(8, False)
-        desk = desks.Desk(Comparison(), server.RateLimit(10**6))
-        tab = BlindTab(desk, Votes(Path(sys.argv[1])), "microcosm", adapter, settings, [])
+    with gr.Blocks() as page, gr.Tab("Blind") as inside:
+        adapter, settings = gr.Dropdown(["run"]), components.settings_panel(8, False)
+        desk, votes = sessions.Desk(Comparison(), server.RateLimit(10**6)), Votes(Path(sys.argv[1]))
+        tab = BlindTab(components.Shared(page, inside, desk, votes, "microcosm", {}, adapter, settings, []))
     vote = tab._voting("A")
     for number in range(int(sys.argv[2]), 200):
         for _ in tab.ask(visitor, f"question {number}", "run", 8, 1.0, 1.0, 0, "", False, False):

@@ -1,7 +1,15 @@
 """The Results tab: what the blind votes come to."""
 
+from grlo_lite.app import components
+from grlo_lite.app.components import Shared
 from grlo_lite.app.votes import Votes, tallies
 from grlo_lite.reporting.html import html_table, note
+
+
+def results_tab(shared: Shared) -> None:
+    """Builds the tab, which counts the votes whenever it is opened."""
+    found = components.html(elem_id="results")
+    shared.tab.select(lambda: results_of(shared.votes), None, found, **components.AT_ONCE)
 
 
 def results_of(votes: Votes) -> str:

@@ -20,6 +20,7 @@ from grlo_lite.app import components, rendering, server, votes
 from grlo_lite.app.command import main
 from grlo_lite.app.comparison.comparison import ARMS
 from grlo_lite.app.comparison.values import Adapter, Progress, Refused, Reply
+from grlo_lite.app.components import Shared
 from grlo_lite.app.sessions import Desk
 from grlo_lite.app.tabs.blind import BlindTab
 from grlo_lite.app.votes import Votes
@@ -374,9 +375,9 @@ def test_the_sides_are_at_random_and_no_round_repeats_an_answer(tmp_path):
             yield Progress(0, {arm: Reply("words", 7, 1.0, "length", 1.5) for arm in ARMS})
 
     desk = Desk(Comparison(), server.RateLimit(1000))
-    with gr.Blocks():
+    with gr.Blocks() as page, gr.Tab("Blind") as inside:
         dropdown, settings = gr.Dropdown(["run"]), components.settings_panel(8, False)
-        tab = BlindTab(desk, Votes(tmp_path / "votes"), "m", dropdown, settings, [])
+        tab = BlindTab(Shared(page, inside, desk, Votes(tmp_path / "votes"), "m", {}, dropdown, settings, []))
     visitor = SimpleNamespace(session_hash="one", client=None)
     orders = set()
     for _ in range(40):
