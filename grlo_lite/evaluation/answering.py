@@ -20,7 +20,7 @@ def model_facts(policy: Any, subject: Subject) -> dict[str, Any]:
     from grlo_lite.models.chat_template import TEMPLATE_OPTIONS
 
     return {
-        "base": "microcosm" if subject.base == str(names.POLICY) else subject.base,
+        "base": names.name_of(subject.base),
         "commit": getattr(policy.model.config, "_commit_hash", None) or _local_weights(Path(subject.base)),
         "adapter_sha256": files.file_sha256(subject.adapter / "adapter_model.safetensors"),
         "template_sha256": trained_adapter.template_sha256(policy.tokenizer),
@@ -78,7 +78,7 @@ class Asking:
         tokenizer = self.policy.tokenizer
         texts = [q.plain if plain else formatted(tokenizer, [{"role": "user", "content": q.prompt}]) for q in questions]
         lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        sampling = Sampling(task.max_tokens, task.temperature, task.top_p, task.stops if plain else ())
+        sampling = task.sampling(plain)
         rows = [(i, k) for i in sorted(range(len(texts)), key=lambda i: lengths[i]) for k in range(task.samples)]
         keys = {row: self._key(task, questions[row[0]], arm, texts[row[0]], sampling, row[1]) for row in rows}
         known = self.store.known(keys.values())

@@ -10,6 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from grlo_lite.generation.decoding import decoded
+from grlo_lite.generation.engine_table import WORTH_FOLDING
 from grlo_lite.generation.folded_weights import folded, folded_bytes
 from grlo_lite.generation.kv_cache import ATTENTION, ROOM, attention_named, grouped_attention
 from grlo_lite.machine.device import free_bytes
@@ -22,9 +23,6 @@ def rollouts(recipe: Recipe, policy: Any, chosen: str) -> AbstractContextManager
         return nullcontext()
 
     return engine(policy.model, chosen == "folded", recipe.rollout.rows_at_once)
-
-
-WORTH_FOLDING = 16  # completions at once below which a dense copy of the weights costs more than it saves
 
 
 @contextmanager

@@ -1,9 +1,12 @@
 """Where models are: `microcosm`, a directory or a Hub id to a path. The only place that knows the shipped ones."""
 
+import os.path
+from collections.abc import Callable
 from pathlib import Path
 
 from grlo_lite.errors import BadInput
 from grlo_lite.recipe.schema import Recipe
+from grlo_lite.wording import shortened
 
 ASSETS = Path(__file__).parents[1] / "microcosm" / "assets"
 
@@ -20,8 +23,38 @@ HELDOUT = ASSETS / "heldout"  # a judge that nothing is ever trained on
 DEMO = ASSETS / "demo"  # a finished run of the shipped recipe, without its checkpoints
 
 
+LONGEST_HUB_ID = 96
+
+
+POLICIES = {"microcosm": POLICY}
+
+
+JUDGES = {"microcosm": REWARD, "microcosm-heldout": HELDOUT}
+
+
+def path_of_base(name: str) -> str:
+    """Where a base model is loaded from, by the name that people use: a path, or the Hub id that the name is."""
+    return str(POLICIES.get(name, name))
+
+
+def path_of_judge(name: str) -> str:
+    """The same of a reward model."""
+    return str(JUDGES.get(name, name))
+
+
+def name_of(path: str) -> str:
+    """What people call the model at a path: `microcosm` and `microcosm-heldout` for the shipped ones."""
+    shipped = {str(folder): name for table in (POLICIES, JUDGES) for name, folder in table.items()}
+    return shipped.get(path, path)
+
+
 def policy_path(recipe: Recipe) -> str:
-    return _model_path("model.name", recipe.model.name, POLICY)
+    return base_path(recipe.model.name)
+
+
+def base_path(name: str) -> str:
+    """A base model's path or Hub id. Raises BadInput where a path leads nowhere."""
+    return _required("model.name", name, path_of_base)
 
 
 def model_paths(recipe: Recipe) -> list[str]:
@@ -32,17 +65,25 @@ def model_paths(recipe: Recipe) -> list[str]:
 
 
 def judge_path(name: str) -> str:
-    if name == "microcosm-heldout":
-        return str(HELDOUT)
-    return _model_path("reward.name", name, REWARD)
+    """A reward model of the recipe as a path or a Hub id. Raises BadInput where a path leads nowhere."""
+    return _required("reward.name", name, path_of_judge)
 
 
-def _model_path(key: str, name: str, shipped: Path) -> str:
-    """`microcosm` means the shipped model; a path must exist; all else is a model of the Hub."""
-    if name == "microcosm":
-        return str(shipped)
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+def _required(key: str, name: str, path_of: Callable[[str], str]) -> str:
+    path = path_of(name)
+    if not is_here(path) and not looks_like_a_hub_id(path):
         raise BadInput(
-            f"{key}={name!r}: there is no such directory; give one, a Hub id such as Qwen/Qwen3-4B-Base, or microcosm"
+            f"{key}={shortened(name)}: there is no such directory; give one, a Hub id such as Qwen/Qwen3-4B-Base, or "
+            "microcosm"
         )
-    return name
+    return path
+
+
+def is_here(name: str) -> bool:
+    """Whether a model's name is a path that exists. Unlike `Path.exists`, False for a name of thousands of letters."""
+    return os.path.exists(name)
+
+
+def looks_like_a_hub_id(name: str) -> bool:
+    """Whether a name could be a model of the Hub: `owner/name`, no longer than the Hub allows."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and len(name) <= LONGEST_HUB_ID

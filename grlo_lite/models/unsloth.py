@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput, DoesNotFit
-from grlo_lite.recipe.schema import Lora
+from grlo_lite.models.names import base_path
+from grlo_lite.recipe.schema import Lora, Model
 
 
 def target_modules(lora: Lora) -> str | list[str]:
@@ -17,16 +18,12 @@ def vllm_rank(rank: int) -> int:
 
 
 def load_with_unsloth(
-    path: str,
-    revision: str,
-    quantization: str,
-    lora: Lora,
-    device: Any,
-    max_tokens: int,
-    seed: int,
-    vllm_memory: float | None,
+    model: Model, lora: Lora, device: Any, max_tokens: int, seed: int, vllm_memory: float | None
 ) -> Any:
-    """The base model under a fresh adapter. Raises BadInput, in one line, where Unsloth cannot load it."""
+    """The base model under a fresh adapter; with `vllm_memory`, a fraction of the GPU, it generates through vLLM.
+
+    Raises BadInput, in one line, where Unsloth cannot load it.
+    """
     from transformers import set_seed
     from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
 
@@ -34,11 +31,12 @@ def load_with_unsloth(
     from grlo_lite.models.quantization import keep_cpu_weights_unpacked
 
     fast = {"fast_inference": True, "max_lora_rank": vllm_rank(lora.rank), "gpu_memory_utilization": vllm_memory}
+    path = base_path(model.name)
     try:
         base, _ = FastLanguageModel.from_pretrained(
-            model_name=snapshot(path, revision) if vllm_memory else path,
-            revision=revision,
-            load_in_4bit=quantization == "nf4",
+            model_name=snapshot(path, model.revision) if vllm_memory else path,
+            revision=model.revision,
+            load_in_4bit=model.quantization == "nf4",
             max_seq_length=max_tokens,
             dtype=float_dtype(device),
             use_exact_model_name=True,
@@ -52,7 +50,7 @@ def load_with_unsloth(
         raise BadInput(f"model.name={path!r} cannot be loaded by Unsloth: {said}; use backend=transformers") from error
     keep_cpu_weights_unpacked(base)
     set_seed(seed)
-    model = FastLanguageModel.get_peft_model(
+    adapted = FastLanguageModel.get_peft_model(
         base,
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -61,8 +59,8 @@ def load_with_unsloth(
         use_gradient_checkpointing="unsloth" if device.type == "cuda" else False,
         random_state=seed,
     )
-    model.peft_config["default"].base_model_name_or_path = path  # and not the snapshot's
-    return model
+    adapted.peft_config["default"].base_model_name_or_path = path  # and not the snapshot's
+    return adapted
 
 
 def snapshot(path: str, revision: str) -> str:

@@ -1,8 +1,9 @@
 """Decontamination: which prompts ask what a benchmark asks, by shared words in a row and by likeness of letters."""
 
+import os.path
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -11,24 +12,18 @@ from typing import Any
 from grlo_lite.errors import BadInput
 from grlo_lite.prompts import sources
 from grlo_lite.prompts.cleaning import Step, text_of
-from grlo_lite.prompts.row_formats import CONVERSATION_COLUMNS, TEXT_COLUMNS, Messages
+from grlo_lite.prompts.row_formats import (
+    CONVERSATION_COLUMNS,
+    TEXT_COLUMNS,
+    TURNS_COLUMN,
+    Messages,
+    first_turn,
+    kind,
+)
 from grlo_lite.prompts.similarity import BATCH, bands, similarity, words
 from grlo_lite.recipe.schema import DataSet
 
-# The sets of the evaluation suites; one of which nobody gave the questions is listed as unchecked
-SUITE_SETS = (
-    "aime24",
-    "aime25",
-    "amc23",
-    "arena_hard",
-    "gpqa",
-    "gsm8k",
-    "humaneval",
-    "ifeval",
-    "math500",
-    "mbpp",
-    "mmlu_pro",
-)
+SuiteSets = Mapping[str, tuple[str, ...]]  # an evaluation set's name, and the parts of names by which it is known
 ID_COLUMNS = ("unique_id", "task_id", "question_id", "uid", "id", "index", "key")
 SHOWN = 5
 FEWEST_WORDS = 4  # of a question that is looked for inside prompts: "write a poem" is nobody's
@@ -42,6 +37,7 @@ class Question:
     set: str
     id: str
     text: str
+    whole: bool = True  # False where the user goes on in later turns, which are not looked at
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,9 @@ class QuestionSet:
     unchecked: str = ""
 
 
-def question_sets(against: Iterable[str | DataSet], suite_sets: tuple[str, ...] = SUITE_SETS) -> list[QuestionSet]:
-    """The named sets with their questions, then, as unchecked, each of the suites' sets that was not among them.
+def question_sets(against: Iterable[str | DataSet], suite_sets: SuiteSets, missing: bool = True) -> list[QuestionSet]:
+    """The named sets with their questions; then, with `missing`, as unchecked each of the suites' sets that was not
+    among them.
 
     A folder stands for those of its files that are named after one of the suites' sets. A Hub data set that cannot be
     reached is unchecked, too. Raises BadInput where a file is missing or cannot be read, or a folder has no such file:
@@ -63,21 +60,21 @@ def question_sets(against: Iterable[str | DataSet], suite_sets: tuple[str, ...] 
     found = []
     for named in against:
         place = DataSet(source=named) if isinstance(named, str) else named
-        path = Path(place.source).expanduser()
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if _is_of_a_suite(file))
+        path = Path(os.path.expanduser(place.source))
+        if os.path.isdir(path):
+            files = sorted(file for file in path.iterdir() if _is_of_a_suite(file, suite_sets))
             if not files:
                 raise BadInput(
                     f"prompts.decontaminate.against={place.source!r} has no file named after one of "
-                    f"{', '.join(SUITE_SETS)}; name the files themselves"
+                    f"{', '.join(sorted(suite_sets))}; name the files themselves"
                 )
             found += [_question_set(DataSet(source=str(file), column=place.column), file.name) for file in files]
         else:
-            found.append(_question_set(place, path.name if path.exists() else place.source))
-    checked = [_squeezed(found_set.name) for found_set in found if found_set.questions]
+            found.append(_question_set(place, path.name if os.path.exists(path) else place.source))
+    checked = [found_set.name for found_set in found if found_set.questions]
     why = "its questions are not at hand; name a file or a data set in prompts.decontaminate.against"
-    missing = [name for name in suite_sets if not any(_squeezed(name) in one for one in checked)]
-    return found + [QuestionSet(name, (), why) for name in missing]
+    absent = [name for name, known in suite_sets.items() if not any(_is_named(one, known) for one in checked)]
+    return found + [QuestionSet(name, (), why) for name in sorted(absent) if missing]
 
 
 def question_set(name: str, texts: list[str]) -> QuestionSet:
@@ -85,9 +82,13 @@ def question_set(name: str, texts: list[str]) -> QuestionSet:
     return QuestionSet(name, tuple(Question(name, str(number), text) for number, text in enumerate(texts, 1)))
 
 
-def _is_of_a_suite(file: Path) -> bool:
+def _is_of_a_suite(file: Path, suite_sets: SuiteSets) -> bool:
     holds_rows = any(file.name.lower().endswith((suffix, f"{suffix}.gz")) for suffix in sources.SUFFIXES)
-    return holds_rows and any(_squeezed(name) in _squeezed(file.name) for name in SUITE_SETS)
+    return holds_rows and any(_is_named(file.name, known) for known in suite_sets.values())
+
+
+def _is_named(name: str, known: tuple[str, ...]) -> bool:
+    return any(_squeezed(part) in _squeezed(name) for part in known)
 
 
 def _squeezed(name: str) -> str:
@@ -108,7 +109,9 @@ def _questions(rows: Iterator[sources.Located], column: str | None, name: str) -
         if isinstance(row, str):
             yield Question(name, where, row)
             continue
-        known = (column,) if column else (*CONVERSATION_COLUMNS, *TEXT_COLUMNS)
+        if column and isinstance(row, dict) and column in row and not _said(row[column]):
+            raise BadInput(f"{where}: {column!r} holds no question, but {kind(row[column])}; name another column")
+        known = (column,) if column else (*CONVERSATION_COLUMNS, *TEXT_COLUMNS, TURNS_COLUMN)
         texts = {_said(row[key]) for key in known if key in row} - {""} if isinstance(row, dict) else set()
         if not texts:
             found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
@@ -117,11 +120,14 @@ def _questions(rows: Iterator[sources.Located], column: str | None, name: str) -
                 "[{source: …, column: …}]"
             )
         identity = next((str(row[key]) for key in ID_COLUMNS if row.get(key) is not None), where)
+        whole = not any(first_turn(row.get(key)) is not None and len(row[key]) > 1 for key in known)
         for text in sorted(texts):
-            yield Question(name, identity, text)
+            yield Question(name, identity, text, whole)
 
 
 def _said(value: Any) -> str:
+    if (first := first_turn(value)) is not None:  # a later turn, such as "Now make it shorter.", is nobody's question
+        return first
     if isinstance(value, list):
         turns = [turn.get("content") or turn.get("value") for turn in value if isinstance(turn, dict)]
         return "\n".join(turn for turn in turns if isinstance(turn, str))
@@ -159,6 +165,7 @@ def decontaminated(
                 "set": found.name,
                 "questions": len({question.id for question in found.questions}),
                 "hits": sum(hit["set"] == found.name for hit in listed),
+                **_first_turns(found.questions),
             }
             for found in checked
         ],
@@ -168,7 +175,13 @@ def decontaminated(
     return kept, Step("contaminated", len(contaminated), len(kept), example), report
 
 
-def unchecked_report(why: str, names: Iterable[str] = SUITE_SETS) -> dict[str, Any]:
+def _first_turns(questions: tuple[Question, ...]) -> dict[str, int]:
+    """Of how many questions only the user's first turn was looked at; empty where of none."""
+    cut_short = len({question.id for question in questions if not question.whole})
+    return {"first_turns_only": cut_short} if cut_short else {}
+
+
+def unchecked_report(why: str, names: Iterable[str]) -> dict[str, Any]:
     """The content of contamination.json where nothing was checked."""
     return {"checked": [], "unchecked": [{"set": name, "why": why} for name in names], "hits": []}
 
@@ -179,7 +192,11 @@ def verdict(report: dict[str, Any]) -> str:
     if report["checked"]:
         width = max(len(one["set"]) for one in report["checked"])
         lines.append(f"{'contamination'.ljust(width)}  questions  hits")
-        lines += [f"{one['set'].ljust(width)}  {one['questions']:9,}  {one['hits']:4}" for one in report["checked"]]
+        lines += [
+            f"{one['set'].ljust(width)}  {one['questions']:9,}  {one['hits']:4}"
+            + (f"  (of {one['first_turns_only']:,} the first turn alone)" if "first_turns_only" in one else "")
+            for one in report["checked"]
+        ]
     for hit in report["hits"][:SHOWN]:
         prompt = " ".join(hit["prompt"][:60].split())
         lines.append(f"  {hit['set']} {hit['question_id']}: {prompt!r} shares {hit['shared_words'][:80]!r}")

@@ -1,10 +1,12 @@
 """From a recipe to the rows of a run: read, cleaned, decontaminated, split."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from grlo_lite import prompts
-from grlo_lite.models.names import model_paths, policy_path
+from grlo_lite.models.names import is_here, model_paths, policy_path
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -14,14 +16,23 @@ def needs_no_hub(recipe: Recipe) -> bool:
     named = [*recipe.prompts.parts(), *against]
     if any(prompts.on_the_hub(place if isinstance(place, str) else place.source) for place in named):
         return not prompts.hub_answers()
-    return all(Path(path).exists() for path in model_paths(recipe))
+    return all(map(is_here, model_paths(recipe)))
+
+
+@dataclass(frozen=True)
+class PromptRows:
+    """A run's prompts: those to train on, those to measure on, and the content of contamination.json."""
+
+    train: list[prompts.Messages]
+    heldout: list[prompts.Messages]
+    contamination: dict[str, Any]
 
 
 def prompt_rows(
-    recipe: Recipe, write_to: Path | None = None
-) -> tuple[list[prompts.Messages], list[prompts.Messages], dict[str, Any]]:
-    """The prompts that are worth asking and no benchmark's, split into those to train on and those to measure on; and
-    the content of contamination.json.
+    recipe: Recipe, write_to: Path | None = None, suite_sets: prompts.SuiteSets = MappingProxyType({})
+) -> PromptRows:
+    """The recipe's prompts that are worth asking and no benchmark's, split; contamination.json's content lists each of
+    the `suite_sets` whose questions are not at hand.
     """
     from grlo_lite.models.chat_template import PLAIN_TEMPLATE, formatted, load_tokenizer
 
@@ -37,18 +48,18 @@ def prompt_rows(
     rows, steps = prompts.cleaned(
         rows, token_count, wanted.max_tokens, wanted.overlong, wanted.near_duplicates, wanted.language
     )
-    rows, contamination = _decontaminated(recipe, rows, steps)
+    rows, contamination = _decontaminated(recipe, rows, steps, suite_sets)
     print("\n".join([*(f"prompts: {note}" for note in notes), prompts.table(steps)]))
     print(prompts.verdict(contamination))
     if write_to:
         prompts.write(write_to, rows)
     train_rows, heldout_rows = prompts.split(rows, recipe.heldout_prompts, recipe.seed)
     print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
-    return train_rows, heldout_rows, contamination
+    return PromptRows(train_rows, heldout_rows, contamination)
 
 
 def _decontaminated(
-    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step]
+    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step], suite_sets: prompts.SuiteSets
 ) -> tuple[list[prompts.Messages], dict[str, Any]]:
     """The rows that ask no question of the evaluation sets, and contamination.json's content; adds its step to the
     others.
@@ -57,12 +68,12 @@ def _decontaminated(
 
     wanted = recipe.prompts.decontaminate
     domains = world.VERIFIABLE if recipe.evaluation.suite == "microcosm" else ()
-    suite_sets = tuple(f"microcosm-{domain}" for domain in domains) or prompts.SUITE_SETS
     if not wanted.enabled:
-        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", suite_sets)
+        evaluated = [f"microcosm-{domain}" for domain in domains] or sorted(suite_sets)
+        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", evaluated)
     exams = [world.exam(domain, recipe.evaluation.limit, recipe.seed) for domain in domains]
     sets = [prompts.question_set(f"microcosm-{exam[0].domain}", [q.text for q in exam]) for exam in exams]
-    sets += prompts.question_sets(wanted.against, () if exams else suite_sets)
+    sets += prompts.question_sets(wanted.against, suite_sets, missing=not exams)
     rows, step, report = prompts.decontaminated(rows, sets, wanted.ngram, wanted.similarity)
     steps.append(step)
     return rows, report

@@ -4,32 +4,20 @@ from typing import Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.machine import processes
+from grlo_lite.planning.planner import MICRO_BATCHES
 from grlo_lite.recipe.schema import Recipe
 
 
-def without_padding(trainer: Any, updates: int, sort: bool) -> Any:
-    """TRL's `_prepare_inputs`, with micro-batches of completions of like length, longest first, cut to their own width.
+def arranged(buffered: list[dict[str, Any]], updates: int, sort: bool) -> list[dict[str, Any]]:
+    """A rollout's micro-batches with completions of like length, longest first, cut to their own width.
 
     TRL pads every completion of a step to the longest and shuffles them. Completions are sorted within an optimizer
     update, whose gradient does not depend on their order (but for the loss `bnpo`, which weights a micro-batch by its
     own tokens and is left as it is); the longest come first, so that a step that does not fit fails at once.
     """
-    prepare = trainer._prepare_inputs
-    seen: list[Any] = [None]
-
-    def prepared(batch: Any) -> dict[str, Any]:
-        inputs = prepare(batch)
-        if not trainer.model.training:
-            return inputs
-        buffered = trainer._buffered_inputs
-        if buffered is not seen[0]:
-            size = len(buffered) // updates
-            windows = [buffered[start : start + size] for start in range(0, len(buffered), size)]
-            buffered = [trimmed(micro) for window in windows for micro in (by_length(window) if sort else window)]
-            trainer._buffered_inputs = seen[0] = buffered
-        return buffered[trainer._step % trainer.args.steps_per_generation]
-
-    return prepared
+    size = len(buffered) // updates
+    windows = [buffered[start : start + size] for start in range(0, len(buffered), size)]
+    return [trimmed(micro) for window in windows for micro in (by_length(window) if sort else window)]
 
 
 def by_length(micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -75,12 +63,13 @@ def batch_an_update(recipe: Recipe) -> int:
 
 
 def micro_batch(recipe: Recipe, device: Any) -> int:
-    """Completions a forward and backward pass of one process: what the recipe says; `auto` is all of them on a CPU and
-    at most 4 on a GPU. Raises BadInput where the recipe's number does not divide what a process has.
+    """Completions a forward and backward pass of one process: what the recipe says; `auto` is all of them on a CPU and,
+    on a GPU that no plan was made for, the largest that the planner tries. Raises BadInput where the recipe's number
+    does not divide what a process has.
     """
     wanted, batch = recipe.optimizer.micro_batch, batch_an_update(recipe)
     if wanted == "auto":
-        return batch if device.type == "cpu" else max(size for size in (1, 2, 3, 4) if batch % size == 0)
+        return batch if device.type == "cpu" else next(size for size in MICRO_BATCHES if batch % size == 0)
     if batch % wanted:
         raise BadInput(
             f"optimizer.micro_batch={wanted} does not divide the {batch} completions that each of {processes.count()} "

@@ -10,9 +10,10 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen3C
 from grlo_lite.errors import BadInput
 from grlo_lite.generation import engines, folded_weights, kv_cache
 from grlo_lite.microcosm import world
-from grlo_lite.models import backends, chat_template, names
+from grlo_lite.models import backends, chat_template
 from grlo_lite.models import policy as policies
-from grlo_lite.recipe.schema import Lora
+from grlo_lite.models.backends import Place
+from grlo_lite.recipe.schema import Lora, Model
 
 CPU = torch.device("cpu")
 
@@ -20,7 +21,9 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module", params=["nf4", "none"])
 def moved(request):
     """The microcosm's policy with an adapter that does something, in training mode, as a trainer has it."""
-    made = policies.load(str(names.POLICY), "main", request.param, Lora(rank=16, alpha=32), "transformers", CPU, 256, 0)
+    made = policies.load(
+        Model(name="microcosm", quantization=request.param), Lora(rank=16, alpha=32), Place(CPU), 256, 0
+    )
     torch.manual_seed(0)
     for name, parameter in made.model.named_parameters():
         if "lora_B" in name:
@@ -258,7 +261,7 @@ def probabilities(model, prompt, temperature, end, pad):
 def test_in_16_bits_the_engine_answers_as_generate_and_leaves_the_stream_in_16_bits(monkeypatch):
     """As on a GPU: bf16 embeddings, norms and KV cache, NF4 weights, an fp32 adapter."""
     monkeypatch.setattr("grlo_lite.machine.device.float_dtype", lambda device: torch.bfloat16)
-    made = policies.load(str(names.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 256, 0)
+    made = policies.load(Model(name="microcosm"), Lora(rank=16, alpha=32), Place(CPU), 256, 0)
     assert made.model.dtype == torch.bfloat16
     assert {p.dtype for p in made.model.parameters() if p.requires_grad} == {torch.float32}
     assert made.model.get_input_embeddings().weight.dtype == torch.bfloat16

@@ -13,14 +13,16 @@ from grlo_lite.errors import BadInput, DoesNotFit
 from grlo_lite.microcosm import base_model
 from grlo_lite.models import backends, chat_template, names, unsloth
 from grlo_lite.models import policy as policies
-from grlo_lite.recipe.schema import Lora
+from grlo_lite.models.backends import Place
+from grlo_lite.recipe.schema import Lora, Model
 
 CPU = torch.device("cpu")
 
 
 def load(**changes):
-    options = {"quantization": "nf4", "lora": Lora(rank=8, alpha=16), "backend": "transformers", "seed": 0} | changes
-    return policies.load(str(names.POLICY), "main", device=CPU, max_tokens=256, **options)
+    options = {"quantization": "nf4", "lora": Lora(rank=8, alpha=16), "seed": 0} | changes
+    base = Model(name="microcosm", quantization=options["quantization"])
+    return policies.load(base, options["lora"], Place(CPU), 256, options["seed"])
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +206,7 @@ def given_to_unsloth(monkeypatch, path, revision, vllm_memory, raises=None):
             return base
 
     monkeypatch.setitem(sys.modules, "unsloth", SimpleNamespace(FastLanguageModel=FastLanguageModel))
-    made = unsloth.load_with_unsloth(path, revision, "nf4", Lora(), CPU, 64, 0, vllm_memory)
+    made = unsloth.load_with_unsloth(Model(name=path, revision=revision), Lora(), CPU, 64, 0, vllm_memory)
     assert made.peft_config["default"].base_model_name_or_path == path
     return given
 
@@ -219,9 +221,9 @@ def test_what_unsloth_cannot_load_ends_as_one_line(monkeypatch):
 
 def test_what_is_no_causal_language_model_is_refused(tmp_path):
     with pytest.raises(BadInput, match="is not a causal language model"):
-        policies.load(str(names.REWARD), "main", "nf4", Lora(), "transformers", CPU, 64, 0)
+        policies.load(Model(name=str(names.REWARD)), Lora(), Place(CPU), 64, 0)
     with pytest.raises(BadInput, match="has no tokenizer"):
-        policies.load(str(tmp_path), "main", "nf4", Lora(), "transformers", CPU, 64, 0)
+        policies.load(Model(name=str(tmp_path)), Lora(), Place(CPU), 64, 0)
     with pytest.raises(BadInput, match=r"lora\.targets=\('nothing',\) cannot be adapted"):
         load(lora=Lora(targets=("nothing",)))
 
