@@ -409,7 +409,11 @@ def our_recipe(arguments: argparse.Namespace, device: Any) -> dict[str, Any]:
 def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
     """`grlo_lite.train` as it is, with the clock beside its callbacks and completions that end where they are told."""
     from grlo_lite import plan, train
+    from grlo_lite.models import backends
     from grlo_lite.models import loading as models
+
+    if arguments.backend == "unsloth":
+        backends.import_unsloth()  # before all that it patches: the probe imports Transformers, the trainer TRL
     from grlo_lite.training.trainer import composed_trainer
 
     device, shape, folder = capped(arguments), SHAPES[arguments.shape], arguments.folder
