@@ -81,7 +81,6 @@ def _optimize(
     before = files.read_lines(run.metrics)[-1] if checkpoint else {}
     updates = recipe.algorithm.updates_per_rollout
     halvings = Halvings(run)
-    out_of_memory.generate_in_parts(policy.model, policy.tokenizer.pad_token_id, halvings)
     out_of_memory.score_in_parts([judge for _, _, judge in rewards.judges], halvings)
     stops = Stops(recipe.budget, updates, before.get("elapsed_seconds", 0.0))
     journal = Journal(
@@ -108,7 +107,7 @@ def _optimize(
     micro = halvings.smallest("update") or micro_batches.micro_batch(recipe, device)
     batch = micro_batches.batch_an_update(recipe)
     stops.listen()
-    with engines.rollouts(recipe, policy, engine):
+    with engines.rollouts(recipe, policy.model, engine, halvings):
         out_of_memory.train_halving(trainer, micro, batch, checkpoint, boundary, halvings, journal.adopt)
     stops.ignore()
     return {
