@@ -36,9 +36,10 @@ class RoomyLayer(DynamicLayer):
 
     def keep(self, rows_R: torch.Tensor, first: int) -> None:
         """Keeps these rows, in this order, and drops the columns before `first`."""
-        length = self.keys.shape[2]
-        self.room = tuple(room[rows_R, :, first:] for room in self.room)
-        self.show(length - first)
+        length = self.keys.shape[2] - first
+        kept = [tensor[:, :, first:].index_select(0, rows_R) for tensor in (self.keys, self.values)]
+        self.room = tuple(_with_room(tensor, tensor, length, length + ROOM) for tensor in kept)
+        self.show(length)
 
     def place(self, rows_R: torch.Tensor, layer: "RoomyLayer", index_R: torch.Tensor) -> None:
         """Puts rows `index_R` of another cache, right-aligned, in place of the rows `rows_R`."""

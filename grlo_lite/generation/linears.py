@@ -24,7 +24,7 @@ class Linears:
                 dense_weight(layer, names if beside is None else []).to(dtype)
                 for layer, names in zip(layers, adapters, strict=True)
             ]
-            self.weight = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+            self.weight = _laid_out(matrices, layers)
             biases = [bias_of(layer) for layer in layers]
             if any(bias is not None for bias in biases):
                 zeros = [torch.zeros(len(m), dtype=dtype, device=m.device) for m in matrices]
@@ -76,6 +76,16 @@ def dense_weight(layer: Any, adapters: Sequence[str]) -> torch.Tensor:
             up, down = layer.lora_B[name].weight.float(), layer.lora_A[name].weight.float()
             dense = torch.addmm(dense, up, down, alpha=layer.scaling[name])
         return dense.to(float_of(base))
+
+
+def _laid_out(matrices: list[torch.Tensor], layers: Sequence[Any]) -> torch.Tensor:
+    """One matrix, (Σ out, in): a layer's own tensor where it is used as it is, else a copy; on a CPU with the columns
+    side by side in memory, by which MKL multiplies few rows up to twice as fast.
+    """
+    if len(layers) == 1 and matrices[0].data_ptr() == _base(layers[0]).weight.data_ptr():
+        return matrices[0]
+    joined = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+    return joined.t().contiguous().t() if joined.device.type == "cpu" else joined
 
 
 def bias_of(layer: Any) -> torch.Tensor | None:

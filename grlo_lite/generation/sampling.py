@@ -34,14 +34,15 @@ def drawn(logits_SV: torch.Tensor, uniform_S: torch.Tensor, sampling: Sampling) 
 
     Greedy at temperature 0, where the log-probability is the one at temperature 1. Otherwise the token at which the
     cumulated probabilities pass `uniform_S`, numbers from [0, 1): one random number a token, where drawing by
-    exponentials (`torch.multinomial`) takes one for every token of the vocabulary.
+    exponentials (`torch.multinomial`) takes one for every token of the vocabulary. The logits may be overwritten.
     """
-    scores_SV = logits_SV.float()
+    greedy_S = None if sampling.temperature else logits_SV.argmax(-1)
+    scores_SV = logits_SV.float()  # the same tensor where it is fp32 already
     if sampling.temperature not in (0, 1):
-        scores_SV = scores_SV / sampling.temperature
-    weights_SV = (scores_SV - scores_SV.amax(-1, keepdim=True)).exp_()
-    if not sampling.temperature:
-        tokens_S = logits_SV.argmax(-1)
+        scores_SV = scores_SV.div_(sampling.temperature)
+    weights_SV = scores_SV.sub_(scores_SV.amax(-1, keepdim=True)).exp_()
+    if greedy_S is not None:
+        tokens_S = greedy_S
         return tokens_S, (_at(weights_SV, tokens_S) / weights_SV.sum(-1)).log()
     kept_SV = weights_SV if sampling.top_p >= 1 else nucleus(weights_SV, sampling.top_p)
     tokens_S, total_S = _passed(kept_SV, uniform_S)
