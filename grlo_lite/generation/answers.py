@@ -9,7 +9,7 @@ import torch
 
 from grlo_lite.generation.decoding import Answers, Prompts, Watch, decode
 from grlo_lite.generation.sampling import Sampling, seeded
-from grlo_lite.generation.twin import Twin, twin
+from grlo_lite.generation.twin import Twin, base_of, copy_bytes, copy_finds_room, twin
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -80,7 +80,9 @@ def _answer(tokenizer: Any, row: list[int], stop_ids: set[int], sampling: Sampli
 
 
 def tokens_at_once(model: Any) -> int:
-    """Padded tokens, prompt and answer, whose KV cache fits into 60 % of the free GPU memory; 65,536 on a CPU."""
+    """Padded tokens, prompt and answer, whose KV cache fits into 60 % of the GPU memory that is free beside the twin's
+    dense copy; 65,536 on a CPU.
+    """
     from grlo_lite.machine.device import free_bytes
 
     if model.device.type != "cuda":
@@ -89,7 +91,8 @@ def tokens_at_once(model: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     bytes_a_token = 2 * config.num_hidden_layers * heads * head_dim * 2
-    return max(4096, int(0.6 * free_bytes(model.device) / bytes_a_token))
+    copy = copy_bytes(base_of(model)) if copy_finds_room(base_of(model)) else 0
+    return max(4096, int(0.6 * (free_bytes(model.device) - copy) / bytes_a_token))
 
 
 def sampled_answers(
