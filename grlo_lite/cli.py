@@ -1,5 +1,6 @@
 """Exit codes, and the console script `grlo-lite COMMAND`, where each command is a module's `main`."""
 
+import argparse
 import importlib
 import logging
 import os
@@ -34,6 +35,30 @@ def run_command(main: Callable[[], int]) -> int:
 def _said(error: Exception, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
+
+
+def parsed_with_recipe(
+    parser: argparse.ArgumentParser, argv: list[str] | None
+) -> tuple[argparse.Namespace, str | None, list[str]]:
+    """A command line's options, the recipe that it names, and its overrides of the recipe's keys.
+
+    Among the words that belong to no option, those with an `=` are overrides and the other one is the recipe, in any
+    order and between the options. Raises BadInput where there is a second one.
+    """
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RECIPE | section.key=value",
+        help="a shipped recipe or a YAML file, and overrides of its keys",
+    )
+    arguments = parser.parse_intermixed_args(argv)
+    named = [word for word in arguments.words if "=" not in word]
+    if len(named) > 1:
+        raise BadInput(
+            f"{named[1]!r} has no '=', so it is a second recipe beside {named[0]!r}; "
+            "write an override as section.key=value"
+        )
+    return arguments, named[0] if named else None, [word for word in arguments.words if "=" in word]
 
 
 def settle_libraries(offline: bool) -> None:

@@ -21,9 +21,10 @@ from grlo_lite.checks.reward_model import (
     reward_checks,
     unpatched_check,
 )
-from grlo_lite.cli import run_command, settle_libraries
+from grlo_lite.cli import parsed_with_recipe, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.models import loading as models
+from grlo_lite.models.backends import place
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Recipe
@@ -32,16 +33,14 @@ from grlo_lite.recipe.schema import Recipe
 def main(argv: list[str] | None = None) -> int:
     """Prints the table; returns 0 where nothing failed, else 1."""
     parser = argparse.ArgumentParser(
-        prog="python -m grlo_lite.doctor", description="Checks the machine and the reward model."
+        prog="python -m grlo_lite.doctor", allow_abbrev=False, description="Checks the machine and the reward model."
     )
-    parser.add_argument("words", nargs="*", metavar="RECIPE | section.key=value")
     parser.add_argument(
         "--after-policy", action="store_true", help="load the policy first, to catch the forwards it patches"
     )
     parser.add_argument("--prompts", type=int, default=32, help="prompts for 4-bit against 16-bit; 0 leaves that out")
-    arguments = parser.parse_args(argv)
-    named = [word for word in arguments.words if "=" not in word]
-    recipe = recipes.load(named[0] if named else "microcosm", [word for word in arguments.words if "=" in word])
+    arguments, named, overrides = parsed_with_recipe(parser, argv)
+    recipe = recipes.load(named or "microcosm", overrides)
     checks = machine_checks(Path.cwd()) + diagnosis(recipe, arguments.after_policy, arguments.prompts)
     print(table(checks))
     return int(any(check.status == FAIL for check in checks))
@@ -50,11 +49,11 @@ def main(argv: list[str] | None = None) -> int:
 def diagnosis(recipe: Recipe, after_policy: bool, prompt_count: int) -> list[Check]:
     """The reward model's checks, by itself and beside the policy, and how far 4 bits move its scores."""
     settle_libraries(offline=prepared.needs_no_hub(recipe))
-    device, backend = models.device_and_backend(recipe)
-    policy = models.load_policy(recipe, device, backend) if after_policy else None
+    where = place(recipe)
+    policy = models.load_policy(recipe, where) if after_policy else None
     judge = recipe.reward.judges[0]
     try:
-        scorer = models.load_judge(recipe, judge, device)
+        scorer = models.load_judge(recipe, judge, where.device)
     except BadInput as error:
         return [Check("one logit", FAIL, str(error), "choose another reward model")]
     pairs = clear_pairs(judge.name)
@@ -63,14 +62,14 @@ def diagnosis(recipe: Recipe, after_policy: bool, prompt_count: int) -> list[Che
     if not prompt_count:
         return checks
     before = None if after_policy else pair_scores(scorer, pairs)
-    policy = policy or models.load_policy(recipe, device, backend)
+    policy = policy or models.load_policy(recipe, where)
     checks.append(unpatched_check(before, pair_scores(scorer, pairs)))
     conversations = policy_conversations(recipe, policy, prompt_count)
     four_bit = scorer.score([c for group in conversations for c in group])
     del policy, scorer
     if recipe.reward.quantization == "none":
         return [*checks, Check("4-bit against 16-bit", NOT_APPLICABLE, "the recipe does not quantize its reward model")]
-    whole = models.load_judge(recipe, judge.model_copy(update={"quantization": "none"}), device)
+    whole = models.load_judge(recipe, judge.model_copy(update={"quantization": "none"}), where.device)
     sixteen_bit = whole.score([c for group in conversations for c in group])
     return [*checks, fidelity_check(np.array(four_bit), np.array(sixteen_bit), len(conversations[0]))]
 

@@ -12,14 +12,14 @@ from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.answer_store import AnswerStore
 from grlo_lite.evaluation.answering import Asking, model_facts
-from grlo_lite.evaluation.results import answer_rows, evaluation, table
+from grlo_lite.evaluation.results import ARMS, PLAIN, answer_rows, evaluation, table
 from grlo_lite.evaluation.tasks import suites
-from grlo_lite.evaluation.tasks.suites import suite_questions
+from grlo_lite.evaluation.tasks.suites import Asked, suite_questions
 from grlo_lite.evaluation.verdicts import judged_outcomes
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.rundir import files
 
-ARMS = ("base", "tuned", "base_plain")
+EVERY_ARM = (*ARMS, PLAIN)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,12 +29,16 @@ def main(argv: list[str] | None = None) -> int:
     suite = arguments.suite or ("microcosm" if subject.base == str(names.POLICY) else "quick")
     print(f"suite {suite} on {subject.adapter}", flush=True)
     settle_libraries(offline=Path(subject.base).exists() and (bool(arguments.data_dir) or suite == "microcosm"))
-    asked, missing = suite_questions(suite, arguments)
+    limits = Asked(
+        arguments.limit, arguments.samples, arguments.max_tokens, arguments.data_dir,
+        arguments.allow_code_execution, arguments.strict,
+    )  # fmt: skip
+    asked, missing = suite_questions(suite, suites.SUITES[suite], limits)
     policy = trained_adapter.load(subject)
     store = AnswerStore(subject.run.answer_store)
     try:
         asking = Asking(policy, subject, store, arguments.seed, arguments.tokens_per_batch)
-        answers = asking.everything(asked, ARMS if arguments.arm == "both" else _arms_of(arguments.arm))
+        answers = asking.everything(asked, EVERY_ARM if arguments.arm == "both" else _arms_of(arguments.arm))
         outcomes = judged_outcomes(asked, answers, policy, subject, arguments.judge, store)
     except KeyboardInterrupt:
         print("\ninterrupted; what was answered is kept, and the same command goes on from there")
@@ -88,7 +92,7 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _arms_of(arm: str) -> tuple[str, ...]:
-    return ("tuned",) if arm == "tuned" else ("base", "base_plain")
+    return ("tuned",) if arm == "tuned" else ("base", PLAIN)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 import argparse
 import sys
 
-from grlo_lite.cli import DOES_NOT_FIT, run_command, settle_libraries
+from grlo_lite.cli import DOES_NOT_FIT, parsed_with_recipe, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.planning import memory, recipe_cards, this_machine
 from grlo_lite.planning.cards import Card, known_card
@@ -24,22 +24,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m grlo_lite.plan", allow_abbrev=False, description="VRAM, hours and cost of a recipe on a GPU."
     )
-    parser.add_argument("words", nargs="*", metavar="RECIPE | section.key=value")
     parser.add_argument("--gpu", help="a known card, or its memory as VRAM=24 (default: the one in this machine)")
     parser.add_argument("--probe", action="store_true", help="measure this machine first, for about a minute")
     parser.add_argument("--all", action="store_true", help="every shipped recipe on every known card, as a table")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments, named, overrides = parsed_with_recipe(parser, argv)
     if arguments.probe and (arguments.gpu or arguments.all):
         raise BadInput("--probe measures this machine; leave --gpu and --all out")
     if arguments.all:
         print(table())
         return 0
-    overrides = [word for word in arguments.words if "=" in word]
-    named = [word for word in arguments.words if "=" not in word]
-    if len(named) > 1:
-        raise BadInput(f"{named[1]!r} is a second recipe beside {named[0]!r}; name one, or --all for every shipped one")
     here = known_card(arguments.gpu) if arguments.gpu else seen_card()
-    name = named[0] if named else recipe_cards.recipe_for(here or this_machine.cpu_card())
+    name = named or recipe_cards.recipe_for(here or this_machine.cpu_card())
     recipe = recipes.load(name, overrides)
     if arguments.probe:
         here = _probed(recipe)

@@ -1,4 +1,4 @@
-"""Text for people: aligned tables, durations, the numbers of a row of results."""
+"""Text for people: aligned tables, durations, shortened values, the numbers of a row of results."""
 
 from typing import Any
 
@@ -25,3 +25,18 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """A value as Python writes it, in at most `most` characters: what was typed may be a whole file."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes out
+        return "(a number of thousands of digits)"
+    return cut(text, most)
+
+
+def cut(text: str, most: int = 80) -> str:
+    """The text in at most `most` characters; of a longer one the middle goes, for a path's end says the most."""
+    end = most // 3
+    return text if len(text) <= most else f"{text[: most - 1 - end]}…{text[-end:]}"

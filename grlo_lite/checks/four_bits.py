@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from grlo_lite.checks.check import FAIL, PASS, Check
-from grlo_lite.generation.answers import sampling
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe.schema import Recipe
 
@@ -48,15 +47,16 @@ def policy_conversations(recipe: Recipe, policy: Any, count: int) -> list[list[l
     first.
     """
     from grlo_lite import prompts
-    from grlo_lite.generation.answers import sampled_answers
+    from grlo_lite.generation.answers import Sampling, rows_at_once, sampled_answers
     from grlo_lite.models import chat_template
 
-    rows = prompts.ordered(prepared.prompt_rows(recipe)[0], count, recipe.seed)
+    rows = prompts.ordered(prepared.prompt_rows(recipe).train, count, recipe.seed)
     texts = [chat_template.formatted(policy.tokenizer, row) for row in rows for _ in range(4)]
     policy.model.eval()
-    said = sampled_answers(policy.model, policy.tokenizer, texts, seed=recipe.seed, **sampling(recipe, policy))
+    at_once = rows_at_once(policy.model, recipe.rollout.batch)
+    said = sampled_answers(policy, texts, Sampling(recipe.rollout.max_tokens), at_once, recipe.seed)
     answered = [
-        [*row, {"role": "assistant", "content": text}]
-        for row, text in zip([r for r in rows for _ in range(4)], said, strict=True)
+        [*row, {"role": "assistant", "content": answer.text}]
+        for row, answer in zip([r for r in rows for _ in range(4)], said, strict=True)
     ]
     return [answered[i : i + 4] for i in range(0, len(answered), 4)]

@@ -79,7 +79,7 @@ class Asking:
         tokenizer = self.policy.tokenizer
         texts = [q.plain if plain else formatted(tokenizer, [{"role": "user", "content": q.prompt}]) for q in questions]
         lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        sampling = Sampling(task.max_tokens, task.temperature, task.top_p, task.stops if plain else ())
+        sampling = task.sampling(plain)
         rows = [(i, k) for i in sorted(range(len(texts)), key=lambda i: lengths[i]) for k in range(task.samples)]
         keys = {row: self._key(task, questions[row[0]], arm, texts[row[0]], sampling, row[1]) for row in rows}
         known = self.store.known(keys.values())

@@ -1,29 +1,76 @@
-"""Base against tuned on the same questions, from one loaded model: the measurement that ends a run."""
+"""Base against tuned on the same questions, from one loaded model: the measurement that ends a run.
 
-from collections.abc import Callable
+It answers every question anew, in batches of its own, where `evaluate` keeps and takes answers from a store; tasks,
+scorers, statistics and the form of evaluation.json are the same.
+"""
+
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from grlo_lite.evaluation.paired_statistics import PairedDifference, mean_of_differences, paired_difference
-from grlo_lite.evaluation.results import ARMS, task_row
-from grlo_lite.generation import answers as answers_module
-from grlo_lite.generation.answers import sampled_answers
+from grlo_lite.evaluation.results import ARMS, Outcome, evaluation, table
+from grlo_lite.evaluation.tasks import microcosm, suites
+from grlo_lite.evaluation.tasks.questions import questions_sha256
+from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
+from grlo_lite.generation.answers import Answer, rows_at_once, sampled_answers
+from grlo_lite.models import chat_template
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir.layout import RunDir
-from grlo_lite.wording import aligned, numbers
+
+Asked = list[tuple[Task, list[Question]]]
 
 
-def closing_table(evaluation: dict[str, Any], run: RunDir) -> str:
+@dataclass(frozen=True)
+class Measurement:
+    """What will be asked at the end of a run: the suite's tasks with their questions, and what had to be left out."""
+
+    recipe: Recipe
+    asked: Asked
+    missing: list[str]
+
+
+def measurement(recipe: Recipe) -> Measurement:
+    """The measurement that a recipe asks for, with its questions at hand before the first step.
+
+    Tasks that only a judge can score are left to `evaluate`. Raises BadInput where nothing of the suite can be asked.
+    """
+    wanted = recipe.evaluation
+    if wanted.suite == "none":
+        return Measurement(recipe, [], [])
+    tasks = suites.SUITES[wanted.suite]
+    if wanted.suite == "microcosm":
+        tasks = microcosm.exams(wanted.limit, recipe.seed, recipe.rollout.max_tokens)
+    data_dir = Path(wanted.data_dir) if wanted.data_dir else None
+    scored = tuple(task for task in tasks if task.judged is not None)
+    asked, missing = suites.suite_questions(wanted.suite, scored, suites.Asked(limit=wanted.limit, data_dir=data_dir))
+    return Measurement(recipe, asked, missing)
+
+
+def measured(planned: Measurement, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:
+    """evaluation.json of a trained policy: the reward of the answers to prompts that were kept out of training, and
+    the suite.
+    """
+    recipe, outcomes = planned.recipe, []
+    policy.model.eval()
+    if len(heldout_rows) > 1 and recipe.evaluation.heldout_prompts:
+        print(f"measuring: {len(heldout_rows)} held-out prompts, base and tuned", flush=True)
+        outcomes.append(_heldout(recipe, policy, rewards, heldout_rows))
+    for task, questions in planned.asked:
+        print(f"measuring: {task.name}, {len(questions)} questions, base and tuned", flush=True)
+        texts = [_text(policy, question.prompt) for question in questions]
+        said = _both_arms(policy, texts, task, recipe)
+        assert task.judged is not None
+        verdicts = {
+            arm: [[task.judged(q, a.text) for a in samples] for q, samples in zip(questions, answers, strict=True)]
+            for arm, answers in said.items()
+        }
+        outcomes.append(Outcome(task, questions, questions_sha256(questions), said, verdicts))
+    return evaluation(recipe.evaluation.suite, outcomes, planned.missing, {"seed": recipe.seed})
+
+
+def closing_lines(evaluation: dict[str, Any], run: RunDir) -> str:
     """The last lines of a run: base against tuned with 95 % intervals, and what to type next."""
-    rows: list[tuple[str, ...]] = [("", "questions", "base", "tuned", "difference", "95 % interval")]
-    for task in evaluation["tasks"]:
-        rows.append((f"{task['domain']} ({task['metric']})", str(task["n"]), *numbers(task)))
-    if "average" in evaluation:
-        rows.append(("average accuracy", "", *numbers(evaluation["average"])))
-    lines = aligned(rows, left=1)
     commands = {
         f"python -m grlo_lite.evaluate {run.path}": "in full: both kinds of base, chat judged, answers kept",
         f"head -n 4 {run.samples}": "what was said at the first step",
@@ -32,85 +79,39 @@ def closing_table(evaluation: dict[str, Any], run: RunDir) -> str:
     }
     width = max(map(len, commands))
     following = [f"  {command.ljust(width)}  # {note}" for command, note in commands.items()]
-    return "\n".join(["", *lines, "", f"the adapter is in {run.adapter}; next:", *following])
+    shown = ["", table(evaluation)] if evaluation["tasks"] else []
+    return "\n".join([*shown, "", f"the adapter is in {run.adapter}; next:", *following])
 
 
-Messages = list[dict[str, str]]
+def _heldout(recipe: Recipe, policy: Any, rewards: Any, rows: list) -> Outcome:
+    """The reward models' raw score of both arms' answers to the held-out prompts, as a task of its own."""
+    task = Task(
+        "heldout-chat", "chat", 1, recipe.rollout.max_tokens, lambda _: [], None, metric="reward", temperature=1
+    )
+    said = _both_arms(policy, [chat_template.formatted(policy.tokenizer, row) for row in rows], task, recipe)
+    verdicts = {}
+    for arm, answers in said.items():
+        conversations = [
+            [*row, {"role": "assistant", "content": samples[0].text}]
+            for row, samples in zip(rows, answers, strict=True)
+        ]
+        verdicts[arm] = [[Verdict(score, "", "the reward model's score")] for score in rewards.score(conversations)]
+    questions = [Question(str(i), row[-1]["content"], "", "") for i, row in enumerate(rows)]
+    return Outcome(task, questions, questions_sha256(questions), said, verdicts)
 
 
-def both_arms(
-    model: Any, tokenizer: Any, prompts: list[Messages], formatted: Callable[[Messages], str], **sampling: Any
-) -> dict[str, list[str]]:
-    """Each arm's answers to the same prompts with the same seed: base with the adapter off, tuned with it on."""
-    model.eval()
-    texts = [formatted(prompt) for prompt in prompts]
-    said = {}
-    for arm in ARMS:
-        with model.disable_adapter() if arm == "base" else nullcontext():
-            said[arm] = sampled_answers(model, tokenizer, texts, **sampling)
-    return said
+def _text(policy: Any, question: str) -> str:
+    return chat_template.formatted(policy.tokenizer, [{"role": "user", "content": question}])
 
 
-def heldout_reward(
-    model: Any,
-    tokenizer: Any,
-    prompts: list[Messages],
-    formatted: Callable[[Messages], str],
-    score: Callable[[list[Messages]], list[float]],
-    **sampling: Any,
-) -> PairedDifference:
-    """The reward model's raw score of both arms' answers to prompts that were kept out of training."""
-    said = both_arms(model, tokenizer, prompts, formatted, **sampling)
-    scores = {
-        arm: np.array(score([[*p, {"role": "assistant", "content": a}] for p, a in zip(prompts, texts, strict=True)]))
-        for arm, texts in said.items()
-    }
-    return paired_difference(scores["base"], scores["tuned"])
-
-
-def microcosm_accuracies(
-    model: Any, tokenizer: Any, formatted: Callable[[Messages], str], questions: int, seed: int, **sampling: Any
-) -> dict[str, PairedDifference]:
-    """Both arms' accuracy in each verifiable domain of the microcosm, on questions that nothing was trained on."""
-    from grlo_lite.microcosm import world
-
-    accuracies = {}
-    for domain in world.VERIFIABLE:
-        asked = world.exam(domain, questions, seed)
-        prompts = [[{"role": "user", "content": question.text}] for question in asked]
-        said = both_arms(model, tokenizer, prompts, formatted, seed=seed, **sampling)
-        right = {
-            arm: np.array([float(world.is_right(q, a)) for q, a in zip(asked, texts, strict=True)])
-            for arm, texts in said.items()
-        }
-        accuracies[domain] = paired_difference(right["base"], right["tuned"])
-    return accuracies
-
-
-def evaluation(suite: str, heldout: PairedDifference | None, accuracies: dict[str, PairedDifference]) -> dict[str, Any]:
-    """The content of evaluation.json: a task each, and the average of the accuracies (the reward is on another
-    scale).
+def _both_arms(policy: Any, texts: list[str], task: Task, recipe: Recipe) -> dict[str, list[list[Answer]]]:
+    """Each arm's answers to the same texts with the same seed, `task.samples` a text: base with the adapter off, tuned
+    with it on.
     """
-    tasks = [task_row("heldout-chat", "chat", "reward", heldout)] if heldout else []
-    tasks += [task_row(f"microcosm-{domain}", domain, "accuracy", d) for domain, d in accuracies.items()]
-    average = mean_of_differences(list(accuracies.values())) if accuracies else None
-    return {"suite": suite, "arms": list(ARMS), "tasks": tasks, **({"average": average} if average else {})}
-
-
-def measured_run(recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:
-    """Base against tuned on the held-out prompts and on the recipe's suite, as evaluation.json holds it."""
-    from grlo_lite.models import chat_template
-
-    sampling, formatted = answers_module.sampling(recipe, policy), partial(chat_template.formatted, policy.tokenizer)
-    heldout, accuracies = None, {}
-    if len(heldout_rows) > 1 and recipe.evaluation.heldout_prompts:
-        print(f"measuring: {len(heldout_rows)} held-out prompts, base and tuned", flush=True)
-        heldout = heldout_reward(
-            policy.model, policy.tokenizer, heldout_rows, formatted, rewards.score, seed=recipe.seed, **sampling
-        )
-    if recipe.evaluation.suite == "microcosm":
-        print(f"measuring: {recipe.evaluation.limit} questions a domain, base and tuned", flush=True)
-        accuracies = microcosm_accuracies(
-            policy.model, policy.tokenizer, formatted, recipe.evaluation.limit, recipe.seed, **sampling
-        )
-    return evaluation(recipe.evaluation.suite, heldout, accuracies)
+    at_once, said = rows_at_once(policy.model, recipe.rollout.batch), {}
+    repeated = [text for text in texts for _ in range(task.samples)]
+    for arm in ARMS:
+        with policy.model.disable_adapter() if arm == "base" else nullcontext():
+            answers = sampled_answers(policy, repeated, task.sampling(), at_once, recipe.seed)
+        said[arm] = [answers[start : start + task.samples] for start in range(0, len(answers), task.samples)]
+    return said

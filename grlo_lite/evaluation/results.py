@@ -28,9 +28,10 @@ def task_row(name: str, domain: str, metric: str, difference: PairedDifference) 
     return {"task": name, "domain": domain, "metric": metric, **numbers}
 
 
+PLAIN = "base_plain"  # a third arm: the base asked without a template
+SAME_TEXT = "base and tuned are asked the same text, in the chat template the adapter was trained with"
 HEADLINE = (
-    "base and tuned are asked the same text, in the chat template the adapter was trained with; "
-    "base_plain is the base model asked without a template, after worked examples where the task has them"
+    f"{SAME_TEXT}; base_plain is the base model asked without a template, after worked examples where the task has them"
 )
 
 
@@ -63,7 +64,12 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
     for row, adjusted in zip(rows, holm([pair.p_value for pair in pairs]), strict=True):
         row["p_value_holm"] = adjusted
     accurate = [(o, pair) for o, pair in zip(outcomes, pairs, strict=True) if o.task.metric == "accuracy"]
-    result: dict[str, Any] = {"suite": suite, "arms": list(outcomes[0].answers), "headline": HEADLINE, **facts}
+    result: dict[str, Any] = {
+        "suite": suite,
+        "arms": list(outcomes[0].answers),
+        "headline": HEADLINE if PLAIN in outcomes[0].answers else SAME_TEXT,
+        **facts,
+    }
     result |= {"missing": missing, "tasks": rows}
     if accurate:
         by_domain: dict[str, list[PairedDifference]] = {}
@@ -74,8 +80,9 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
             {"domain": domain, "tasks": len(found), **mean_of_differences(found)} for domain, found in by_domain.items()
         ]
         result["average_of_domains"] = _mean_of_domains(list(by_domain.values()))
-        plain = [paired_difference(o.scores("base_plain"), o.scores("tuned")) for o, _ in accurate]
-        result["average_against_base_plain"] = mean_of_differences(plain)
+        if PLAIN in result["arms"]:
+            plain = [paired_difference(o.scores(PLAIN), o.scores("tuned")) for o, _ in accurate]
+            result["average_against_base_plain"] = mean_of_differences(plain)
     reference = _published([o.task.name for o in outcomes])
     return result | ({"published_under_another_protocol": reference} if reference else {})
 
@@ -83,8 +90,8 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
 def _row(outcome: Outcome, pair: PairedDifference) -> dict[str, Any]:
     task = outcome.task
     row = task_row(task.name, task.domain, task.metric, pair)
-    if "base_plain" in outcome.answers:
-        against = paired_difference(outcome.scores("base_plain"), outcome.scores("tuned"))
+    if PLAIN in outcome.answers:
+        against = paired_difference(outcome.scores(PLAIN), outcome.scores("tuned"))
         kept = ("base", "difference", "ci_low", "ci_high", "p_value")
         row["against_base_plain"] = {name: value for name, value in asdict(against).items() if name in kept}
     difference_N = outcome.scores("tuned") - outcome.scores("base")
@@ -153,10 +160,12 @@ def table(result: dict[str, Any]) -> str:
     for domain in result.get("domains", []):
         if domain["tasks"] > 1:
             rows.append((domain["domain"], f"mean of {domain['tasks']}", "", "", *numbers(domain), "", ""))
-    if "average" in result:
-        plain = f"{result['average_against_base_plain']['base']:.3f}"
-        rows.append(("average of tasks", "", "", plain, *numbers(result["average"]), "", ""))
-        rows.append(("average of domains", "", "", "", *numbers(result["average_of_domains"]), "", ""))
+    for title, key in (("average of tasks", "average"), ("average of domains", "average_of_domains")):
+        if key in result:
+            plain = result.get("average_against_base_plain", {}).get("base") if key == "average" else None
+            rows.append((title, "", "", f"{plain:.3f}" if plain is not None else "", *numbers(result[key]), "", ""))
+    if PLAIN not in result["arms"]:
+        rows = [(*row[:3], *row[4:]) for row in rows]
     return "\n".join([*aligned(rows, left=2), "", *_notes(result)])
 
 
@@ -172,7 +181,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
             notes.append(f"{task['task']}: answers that reached {task['max_tokens']} tokens: {said}.")
         if "judge" in task:
             notes.append(_judged(task))
-    if "average" in result:
+    if "average_against_base_plain" in result:
         gain = result["average_against_base_plain"]
         notes.append(
             f"against the base without the template the average gain is {gain['difference']:+.3f} "

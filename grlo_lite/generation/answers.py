@@ -10,7 +10,6 @@ import torch
 from grlo_lite.generation.decoding import Answers, Prompts, Watch, decode
 from grlo_lite.generation.sampling import Sampling, seeded
 from grlo_lite.generation.twin import Twin, base_of, copy_bytes, copy_finds_room, twin
-from grlo_lite.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -95,23 +94,18 @@ def tokens_at_once(model: Any) -> int:
     return max(4096, int(0.6 * (free_bytes(model.device) - copy) / bytes_a_token))
 
 
-def sampled_answers(
-    model: Any, tokenizer: Any, texts: list[str], max_tokens: int, rows_at_once: int, seed: int
-) -> list[str]:
-    """One answer a formatted prompt, sampled at temperature 1 as in training, in order; the same for the same
-    seed and batch size.
+def sampled_answers(policy: Any, texts: list[str], sampling: Sampling, at_once: int, seed: int) -> list[Answer]:
+    """One answer a formatted prompt, in order, `at_once` together; the same for the same seed and batch size.
 
     Leaves the global random state as it found it.
     """
-    sampling = Sampling(max_tokens)
-    said: list[str] = []
-    with seeded(model, seed), twin(model) as made:
-        for start in range(0, len(texts), rows_at_once):
-            said += [a.text for a in answers(model, tokenizer, texts[start : start + rows_at_once], sampling, made)]
+    said: list[Answer] = []
+    with seeded(policy.model, seed), twin(policy.model) as made:
+        for start in range(0, len(texts), at_once):
+            said += answers(policy.model, policy.tokenizer, texts[start : start + at_once], sampling, made)
     return said
 
 
-def sampling(recipe: Recipe, policy: Any) -> dict[str, int]:
-    """How many tokens an answer may have outside of training, and how many answers are sampled at once."""
-    on_gpu = policy.model.device.type == "cuda"
-    return {"max_tokens": recipe.rollout.max_tokens, "rows_at_once": recipe.rollout.batch if on_gpu else 512}
+def rows_at_once(model: Any, rollout_batch: int) -> int:
+    """How many answers are sampled together outside of training: on a GPU as many as a step's rollouts."""
+    return rollout_batch if model.device.type == "cuda" else 512

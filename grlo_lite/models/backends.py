@@ -2,16 +2,38 @@
 
 import importlib.util
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.recipe.schema import Recipe
 
 
-def engine(recipe: Recipe, device: Any, backend: str) -> str:
-    """The rollout engine. Raises BadInput, with the reason, where the recipe's cannot be had here."""
+@dataclass(frozen=True)
+class Place:
+    """Where a run computes: its device, the backend that loads its policy, and the engine that decodes."""
 
-    return chosen_engine(recipe.rollout.engine, backend, recipe.model.quantization, device)
+    device: Any
+    backend: str = "transformers"
+    engine: str = "generate"
+
+
+def place(recipe: Recipe) -> Place:
+    """Where a recipe's run computes here. Imports Unsloth, if it is that, before all that Unsloth patches.
+
+    Raises BadInput, with the reason, where the recipe's backend or engine cannot be had.
+    """
+    from grlo_lite.machine.device import this_device
+
+    device = this_device()
+    backend = chosen_backend(recipe.backend, device)
+    engine = chosen_engine(recipe.rollout.engine, backend, recipe.model.quantization, device)
+    if backend == "unsloth":
+        import_unsloth(engine == "fast_inference")
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    return Place(device, backend, engine)
 
 
 def chosen_backend(backend: str, device: Any) -> str:

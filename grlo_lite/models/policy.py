@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.models.backends import Place
 from grlo_lite.models.chat_template import load_tokenizer, stop_token_ids
+from grlo_lite.models.names import base_path
 from grlo_lite.models.unsloth import load_with_unsloth, target_modules
-from grlo_lite.recipe.schema import Lora
+from grlo_lite.recipe.schema import Lora, Model
 
 
 @dataclass(frozen=True)
@@ -18,17 +20,7 @@ class Policy:
     backend: str
 
 
-def load(
-    path: str,
-    revision: str,
-    quantization: str,
-    lora: Lora,
-    backend: str,
-    device: Any,
-    max_tokens: int,
-    seed: int,
-    vllm_memory: float | None = None,
-) -> Policy:
+def load(base: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm_memory: float | None = None) -> Policy:
     """The base model in NF4 (or unquantized), frozen, with a fresh fp32 LoRA adapter on it that leaves its outputs
     unchanged.
 
@@ -36,16 +28,17 @@ def load(
     at EOS. With `vllm_memory`, a fraction of the GPU, Unsloth's model generates through vLLM. Raises BadInput where the
     model cannot be loaded or is not a causal language model.
     """
-    tokenizer = load_tokenizer(path, revision)
-    require_causal_lm(path, revision)
-    if backend == "unsloth":
-        model = load_with_unsloth(path, revision, quantization, lora, device, max_tokens, seed, vllm_memory)
+    path = base_path(base.name)
+    tokenizer = load_tokenizer(path, base.revision)
+    require_causal_lm(path, base.revision)
+    if place.backend == "unsloth":
+        model = load_with_unsloth(base, lora, place.device, max_tokens, seed, vllm_memory)
     else:
-        model = load_with_transformers(path, revision, quantization, lora, device, seed)
+        model = load_with_transformers(base, lora, place.device, seed)
     model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
-    return Policy(model, tokenizer, backend)
+    return Policy(model, tokenizer, place.backend)
 
 
 def trainable_in_fp32(model: Any) -> None:
@@ -87,14 +80,15 @@ def require_causal_lm(path: str, revision: str) -> None:
         )
 
 
-def load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
+def load_with_transformers(model: Model, lora: Lora, device: Any, seed: int) -> Any:
     """The base model under a fresh adapter, by Transformers, PEFT and bitsandbytes."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
     from grlo_lite.models.quantization import from_pretrained
 
-    base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device)
+    path = base_path(model.name)
+    base = from_pretrained(AutoModelForCausalLM, path, model.revision, model.quantization, device)
     # Not PEFT's prepare_model_for_kbit_training: it makes the embeddings, the residual stream and the KV cache fp32
     base.requires_grad_(False)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=target_modules(lora), task_type="CAUSAL_LM")

@@ -1,6 +1,7 @@
 """A finished adapter: found from a run or a folder, loaded on its base, saved."""
 
 import hashlib
+import os.path
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from grlo_lite.models.policy import Policy, require_causal_lm
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.rundir import files
 from grlo_lite.rundir.layout import RunDir
+from grlo_lite.wording import cut, shortened
 
 
 def load_trained(path: str, revision: str, quantization: str, adapter: Path, device: Any) -> Policy:
@@ -71,6 +73,8 @@ def find(path: Path, base: str | None) -> Subject:
 
     Raises BadInput where there is none, or where its base model is not said.
     """
+    if not os.path.isdir(path):  # Path.is_dir() raises where a name is longer than the file system takes
+        raise _no_subject(path)
     run = RunDir(path if (path / "recipe.yaml").is_file() else path.parent)
     if run.recipe.is_file() and path in (run.path, run.adapter):
         if not (run.adapter / "adapter_config.json").is_file():
@@ -82,18 +86,28 @@ def find(path: Path, base: str | None) -> Subject:
             raise BadInput(f"{run.environment} says no template_sha256; restore it from a copy of the run")
         model = recipe.model
         name = base or (str(names.POLICY) if model.name == "microcosm" else model.name)
+        _require_base(run.recipe, name)
         trained_by, template = recipe.reward.name, environment["template_sha256"]
         return Subject(run, run.adapter, name, model.revision, model.quantization, trained_by, template)
     if not (path / "adapter_config.json").is_file():
-        raise BadInput(f"{path} is neither a run directory (recipe.yaml) nor an adapter (adapter_config.json)")
+        raise _no_subject(path)
     _require_weights(path)
     config = files.read_json(path / "adapter_config.json")
     name = base or config.get("base_model_name_or_path")
     if name == "microcosm":
         name = str(names.POLICY)
-    if not name or (name.startswith("/") and not Path(name).exists()):
-        raise BadInput(f"{path}/adapter_config.json: its base model {name!r} is not here; name it by --base")
+    _require_base(path / "adapter_config.json", name)
     return Subject(RunDir(path), path, name, config.get("revision") or "main", "nf4", None, None)
+
+
+def _no_subject(path: Path) -> BadInput:
+    return BadInput(f"{cut(str(path))} is neither a run directory (recipe.yaml) nor an adapter (adapter_config.json)")
+
+
+def _require_base(said_by: Path, name: str | None) -> None:
+    """Raises BadInput where the base model is neither here nor one that could be fetched."""
+    if not name or ((name.startswith("/") or len(name) > names.LONGEST_HUB_ID) and not names.is_here(name)):
+        raise BadInput(f"{said_by}: its base model {shortened(name)} is not here; name it by --base")
 
 
 def _require_weights(adapter: Path) -> None:

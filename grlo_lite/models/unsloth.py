@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from grlo_lite.recipe.schema import Lora
+from grlo_lite.models.names import base_path
+from grlo_lite.recipe.schema import Lora, Model
 
 
 def target_modules(lora: Lora) -> str | list[str]:
@@ -15,15 +16,9 @@ def vllm_rank(rank: int) -> int:
 
 
 def load_with_unsloth(
-    path: str,
-    revision: str,
-    quantization: str,
-    lora: Lora,
-    device: Any,
-    max_tokens: int,
-    seed: int,
-    vllm_memory: float | None,
+    model: Model, lora: Lora, device: Any, max_tokens: int, seed: int, vllm_memory: float | None
 ) -> Any:
+    """The base model under a fresh adapter; with `vllm_memory`, a fraction of the GPU, it generates through vLLM."""
     from transformers import set_seed
     from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
 
@@ -32,9 +27,9 @@ def load_with_unsloth(
 
     fast = {"fast_inference": True, "max_lora_rank": vllm_rank(lora.rank), "gpu_memory_utilization": vllm_memory}
     base, _ = FastLanguageModel.from_pretrained(
-        model_name=path,
-        revision=revision,
-        load_in_4bit=quantization == "nf4",
+        model_name=base_path(model.name),
+        revision=model.revision,
+        load_in_4bit=model.quantization == "nf4",
         max_seq_length=max_tokens,
         dtype=float_dtype(device),
         use_exact_model_name=True,

@@ -14,16 +14,15 @@ from grlo_lite.models.policy import trainable_in_fp32
 from grlo_lite.monitoring.halvings import Halvings
 from grlo_lite.monitoring.metrics import batch_metrics, logged_mean, samples
 from grlo_lite.monitoring.pace import Pace
-from grlo_lite.recipe.schema import Budget
-from grlo_lite.rewards.reward_function import RewardFunction
-from grlo_lite.rewards.scored_batch import Rollouts, joined
+from grlo_lite.recipe.schema import Recipe
+from grlo_lite.rewards.scored_batch import ScoredBatch, joined
 from grlo_lite.rundir.disk_space import checkpoint_bytes, require_space_for_checkpoint
-from grlo_lite.rundir.files import append_lines
+from grlo_lite.rundir.files import append_lines, read_lines
 from grlo_lite.rundir.layout import RunDir
 from grlo_lite.wording import duration
 
 
-class Journal(TrainerCallback):
+class Recorder(TrainerCallback):
     """Writes one line of metrics and a few samples a rollout step, and makes checkpoints at rollout boundaries only.
 
     A rollout step is one batch of completions and the `updates_per_rollout` optimizer updates made of it.
@@ -32,35 +31,37 @@ class Journal(TrainerCallback):
     def __init__(
         self,
         run: RunDir,
-        rewards: RewardFunction,
-        budget: Budget,
-        updates_per_rollout: int,
-        samples_per_step: int,
-        elapsed_seconds: Any,
-        rollouts_before: tuple[int, int],
+        recipe: Recipe,
+        elapsed_seconds: Callable[[], float],
         heldout: Callable[[int], dict[str, float]],
         halvings: Halvings,
-        best_by: str,
         pace: Pace,
     ):
+        before = read_lines(run.metrics)[-1] if run.metrics.is_file() else {}
         self.run = run
-        self.rewards = rewards
-        self.budget = budget
-        self.updates = updates_per_rollout
-        self.samples_per_step = samples_per_step
+        self.budget = recipe.budget
+        self.updates = recipe.algorithm.updates_per_rollout
+        self.samples_per_step = recipe.logging.samples_per_step
         self.elapsed_seconds = elapsed_seconds
-        self.rollouts, self.generated_tokens = rollouts_before
+        self.rollouts = before.get("rollouts", 0)
+        self.generated_tokens = before.get("generated_tokens", 0)
         self.heldout = heldout
         self.halvings = halvings
-        self.best_by = best_by  # the metric by which a checkpoint is the best
+        # the metric by which a checkpoint is the best
+        self.best_by = "reward_mean" if recipe.reward.heldout.name is None else "reward_heldout_mean"
         self.pace = pace
+        self.scored: ScoredBatch | None = None  # this process's part of the newest batch
         self.writes = processes.is_main()
         self.bar: tqdm | None = None
-        self.batch: Rollouts | None = None  # the newest one, of all processes
+        self.batch: ScoredBatch | None = None  # the newest one, of all processes
         self.checkpoint_bytes = 0  # what the next checkpoint is expected to take
         self.checkpoint_made = time.monotonic()
         self.logs: list[dict[str, float]] = []
         self.last_line: dict[str, Any] = {}
+
+    def take(self, batch: ScoredBatch) -> None:
+        """Takes the batch that the next step's metrics are of, as soon as it is scored."""
+        self.scored = batch
 
     def on_train_begin(self, args, state, control, model=None, **_):
         trainable_in_fp32(model)  # a checkpoint that was loaded may have brought another dtype
@@ -104,9 +105,9 @@ class Journal(TrainerCallback):
         step, inside = divmod(state.global_step, self.updates)
         if inside:
             return
-        assert self.rewards.last is not None
+        assert self.scored is not None
         assert self.bar is not None
-        self.batch = joined(processes.gathered(self.rewards.last))
+        self.batch = joined(processes.gathered(self.scored))
         line = self._metrics(step, self.batch, args) | self.heldout(step)
         self.logs = []
         if self.writes:
@@ -150,7 +151,7 @@ class Journal(TrainerCallback):
         batch = self.batch
         return self.last_line, samples(self.last_line["step"], batch, 8) if batch and self.last_line else []
 
-    def _metrics(self, step: int, batch: Rollouts, args: Any) -> dict[str, Any]:
+    def _metrics(self, step: int, batch: ScoredBatch, args: Any) -> dict[str, Any]:
         now = time.monotonic()
         tokens = int(batch.tokens_B.sum())
         self.rollouts += len(batch.tokens_B)

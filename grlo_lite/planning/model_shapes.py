@@ -1,6 +1,7 @@
 """The sizes of a transformer from the numbers of its config.json: parameters, 4-bit bytes, adapter, cache. No torch."""
 
 import json
+import os.path
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from grlo_lite.errors import BadInput
 from grlo_lite.models import names
 from grlo_lite.recipe.schema import Lora
+from grlo_lite.wording import shortened
 
 NUMBERS = Path(__file__).parent / "numbers"
 
@@ -115,15 +117,15 @@ def shape_of(key: str, name: str) -> Shape:
     Raises BadInput, naming the recipe's `key`, for any other; nothing is fetched.
     """
     shipped = {"microcosm": names.POLICY, "microcosm-heldout": names.HELDOUT}.get(name)
-    folder = shipped or Path(name).expanduser()
-    if folder.is_dir():
-        return _read(key, folder / "config.json")
+    folder = str(shipped or os.path.expanduser(name))
+    if os.path.isdir(folder):  # Path.is_dir() raises where a name is longer than the file system takes
+        return _read(key, Path(folder) / "config.json")
     known = yaml.safe_load((NUMBERS / "models.yaml").read_text(encoding="utf-8"))
     if name in known["models"]:
         return Shape(**known["shapes"][known["models"][name]])
     raise BadInput(
-        f"{key}={name!r} cannot be planned: its shape is not known here and nothing is fetched for a plan; give a "
-        f"directory that holds its config.json, or one of {', '.join(known['models'])}"
+        f"{key}={shortened(name)} cannot be planned: its shape is not known here and nothing is fetched for a plan; "
+        f"give a directory that holds its config.json, or one of {', '.join(known['models'])}"
     )
 
 

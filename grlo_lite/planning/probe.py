@@ -206,7 +206,9 @@ def adapted_model(recipe: Recipe, shape: Shape, device: Any, folder: Path) -> An
         made = AutoModelForCausalLM.from_config(config, dtype=float_dtype(device))
     made.save_pretrained(where)
     del made
-    adapted = policies.load_with_transformers(str(where), "main", recipe.model.quantization, recipe.lora, device, 0)
+    adapted = policies.load_with_transformers(
+        recipe.model.model_copy(update={"name": str(where)}), recipe.lora, device, 0
+    )
     policies.trainable_in_fp32(adapted)
     return adapted
 

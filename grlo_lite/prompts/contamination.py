@@ -1,5 +1,6 @@
 """Decontamination: which prompts ask what a benchmark asks, by shared words in a row and by likeness of letters."""
 
+import os.path
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,14 @@ from typing import Any
 from grlo_lite.errors import BadInput
 from grlo_lite.prompts import sources
 from grlo_lite.prompts.cleaning import Step, text_of
-from grlo_lite.prompts.row_formats import CONVERSATION_COLUMNS, TEXT_COLUMNS, Messages
+from grlo_lite.prompts.row_formats import (
+    CONVERSATION_COLUMNS,
+    TEXT_COLUMNS,
+    TURNS_COLUMN,
+    Messages,
+    first_turn,
+    kind,
+)
 from grlo_lite.prompts.similarity import BATCH, bands, similarity, words
 from grlo_lite.recipe.schema import DataSet
 
@@ -42,6 +50,7 @@ class Question:
     set: str
     id: str
     text: str
+    whole: bool = True  # False where the user goes on in later turns, which are not looked at
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,8 @@ def question_sets(against: Iterable[str | DataSet], suite_sets: tuple[str, ...] 
     found = []
     for named in against:
         place = DataSet(source=named) if isinstance(named, str) else named
-        path = Path(place.source).expanduser()
-        if path.is_dir():
+        path = Path(os.path.expanduser(place.source))
+        if os.path.isdir(path):
             files = sorted(file for file in path.iterdir() if _is_of_a_suite(file))
             if not files:
                 raise BadInput(
@@ -73,7 +82,7 @@ def question_sets(against: Iterable[str | DataSet], suite_sets: tuple[str, ...] 
                 )
             found += [_question_set(DataSet(source=str(file), column=place.column), file.name) for file in files]
         else:
-            found.append(_question_set(place, path.name if path.exists() else place.source))
+            found.append(_question_set(place, path.name if os.path.exists(path) else place.source))
     checked = [_squeezed(found_set.name) for found_set in found if found_set.questions]
     why = "its questions are not at hand; name a file or a data set in prompts.decontaminate.against"
     missing = [name for name in suite_sets if not any(_squeezed(name) in one for one in checked)]
@@ -108,7 +117,9 @@ def _questions(rows: Iterator[sources.Located], column: str | None, name: str) -
         if isinstance(row, str):
             yield Question(name, where, row)
             continue
-        known = (column,) if column else (*CONVERSATION_COLUMNS, *TEXT_COLUMNS)
+        if column and isinstance(row, dict) and column in row and not _said(row[column]):
+            raise BadInput(f"{where}: {column!r} holds no question, but {kind(row[column])}; name another column")
+        known = (column,) if column else (*CONVERSATION_COLUMNS, *TEXT_COLUMNS, TURNS_COLUMN)
         texts = {_said(row[key]) for key in known if key in row} - {""} if isinstance(row, dict) else set()
         if not texts:
             found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
@@ -117,11 +128,14 @@ def _questions(rows: Iterator[sources.Located], column: str | None, name: str) -
                 "[{source: …, column: …}]"
             )
         identity = next((str(row[key]) for key in ID_COLUMNS if row.get(key) is not None), where)
+        whole = not any(first_turn(row.get(key)) is not None and len(row[key]) > 1 for key in known)
         for text in sorted(texts):
-            yield Question(name, identity, text)
+            yield Question(name, identity, text, whole)
 
 
 def _said(value: Any) -> str:
+    if (first := first_turn(value)) is not None:  # a later turn, such as "Now make it shorter.", is nobody's question
+        return first
     if isinstance(value, list):
         turns = [turn.get("content") or turn.get("value") for turn in value if isinstance(turn, dict)]
         return "\n".join(turn for turn in turns if isinstance(turn, str))
@@ -159,6 +173,7 @@ def decontaminated(
                 "set": found.name,
                 "questions": len({question.id for question in found.questions}),
                 "hits": sum(hit["set"] == found.name for hit in listed),
+                **_first_turns(found.questions),
             }
             for found in checked
         ],
@@ -166,6 +181,12 @@ def decontaminated(
         "hits": listed,
     }
     return kept, Step("contaminated", len(contaminated), len(kept), example), report
+
+
+def _first_turns(questions: tuple[Question, ...]) -> dict[str, int]:
+    """Of how many questions only the user's first turn was looked at; empty where of none."""
+    cut_short = len({question.id for question in questions if not question.whole})
+    return {"first_turns_only": cut_short} if cut_short else {}
 
 
 def unchecked_report(why: str, names: Iterable[str] = SUITE_SETS) -> dict[str, Any]:
@@ -179,7 +200,11 @@ def verdict(report: dict[str, Any]) -> str:
     if report["checked"]:
         width = max(len(one["set"]) for one in report["checked"])
         lines.append(f"{'contamination'.ljust(width)}  questions  hits")
-        lines += [f"{one['set'].ljust(width)}  {one['questions']:9,}  {one['hits']:4}" for one in report["checked"]]
+        lines += [
+            f"{one['set'].ljust(width)}  {one['questions']:9,}  {one['hits']:4}"
+            + (f"  (of {one['first_turns_only']:,} the first turn alone)" if "first_turns_only" in one else "")
+            for one in report["checked"]
+        ]
     for hit in report["hits"][:SHOWN]:
         prompt = " ".join(hit["prompt"][:60].split())
         lines.append(f"  {hit['set']} {hit['question_id']}: {prompt!r} shares {hit['shared_words'][:80]!r}")

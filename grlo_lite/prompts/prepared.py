@@ -1,10 +1,11 @@
 """From a recipe to the rows of a run: read, cleaned, decontaminated, split."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grlo_lite import prompts
-from grlo_lite.models.names import model_paths, policy_path
+from grlo_lite.models.names import is_here, model_paths, policy_path
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -14,15 +15,20 @@ def needs_no_hub(recipe: Recipe) -> bool:
     named = [*recipe.prompts.parts(), *against]
     if any(prompts.on_the_hub(place if isinstance(place, str) else place.source) for place in named):
         return not prompts.hub_answers()
-    return all(Path(path).exists() for path in model_paths(recipe))
+    return all(map(is_here, model_paths(recipe)))
 
 
-def prompt_rows(
-    recipe: Recipe, write_to: Path | None = None
-) -> tuple[list[prompts.Messages], list[prompts.Messages], dict[str, Any]]:
-    """The prompts that are worth asking and no benchmark's, split into those to train on and those to measure on; and
-    the content of contamination.json.
-    """
+@dataclass(frozen=True)
+class PromptRows:
+    """A run's prompts: those to train on, those to measure on, and the content of contamination.json."""
+
+    train: list[prompts.Messages]
+    heldout: list[prompts.Messages]
+    contamination: dict[str, Any]
+
+
+def prompt_rows(recipe: Recipe, write_to: Path | None = None) -> PromptRows:
+    """The recipe's prompts that are worth asking and no benchmark's, split."""
     from grlo_lite.models.chat_template import PLAIN_TEMPLATE, formatted, load_tokenizer
 
     wanted = recipe.prompts
@@ -44,7 +50,7 @@ def prompt_rows(
         prompts.write(write_to, rows)
     train_rows, heldout_rows = prompts.split(rows, recipe.heldout_prompts, recipe.seed)
     print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
-    return train_rows, heldout_rows, contamination
+    return PromptRows(train_rows, heldout_rows, contamination)
 
 
 def _decontaminated(

@@ -1,4 +1,6 @@
-"""The shapes rows come in, each made the same list of messages: verl, TRL, ShareGPT, Alpaca, OpenAI, a bare column."""
+"""The shapes rows come in, each made the same list of messages: verl, TRL, ShareGPT, Alpaca, OpenAI, MT-Bench, a bare
+column.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +14,14 @@ CONVERSATION_COLUMNS = ("messages", "conversations", "conversation")
 
 
 TEXT_COLUMNS = ("prompt", "instruction", "question", "problem", "text")
+
+
+TURNS_COLUMN = "turns"  # MT-Bench's: what the user says, turn by turn; the answers between are the model's own
+
+
+# What may be left out of a row, as it is said of a source's rows
+ANSWERED = "ended with an assistant's turn, which is left out"
+LATER_TURNS = "hold several turns of the user, of which only the first is asked: the others answer what is not there"
 
 
 ALPACA_ANSWERS = ("output", "response")
@@ -42,6 +52,7 @@ def prompt_column(row: Any, where: str) -> str | None:
     found = [column for column in (*CONVERSATION_COLUMNS, *TEXT_COLUMNS) if column in columns]
     if "instruction" in found and any(answer in columns for answer in ALPACA_ANSWERS):
         return "instruction"  # Alpaca's own `text` column is the whole example, answer included
+    found = found or [column for column in columns if column == TURNS_COLUMN]
     if len(found) == 1:
         return found[0]
     listed = ", ".join(columns)
@@ -52,15 +63,16 @@ def prompt_column(row: Any, where: str) -> str | None:
     )
 
 
-def messages_of(row: Any, column: str | None, where: str) -> tuple[Messages, bool]:
-    """The row's prompt as messages that end with the user's, and whether an assistant's last turn was cut off for that.
+def messages_of(row: Any, column: str | None, where: str) -> tuple[Messages, str]:
+    """The row's prompt as messages that end with the user's, and what was left out of it: nothing (an empty text),
+    ANSWERED or LATER_TURNS.
 
     Raises BadInput naming the place, the column and what is wrong with it. An empty text is no mistake here.
     """
     if column is None:
         if not isinstance(row, str):
-            raise BadInput(f"{where} is {_kind(row)}, but the rows before it are bare texts; write them all alike")
-        return [{"role": "user", "content": _text(row, where)}], False
+            raise BadInput(f"{where} is {kind(row)}, but the rows before it are bare texts; write them all alike")
+        return [{"role": "user", "content": _text(row, where)}], ""
     if column not in _columns(row, where):
         raise BadInput(f"{where} has no key {column!r} (found: {', '.join(row)}); every row needs it")
     value = row[column]
@@ -69,12 +81,21 @@ def messages_of(row: Any, column: str | None, where: str) -> tuple[Messages, boo
         extra = next((row[key] for key in ALPACA_INPUTS if row.get(key)), "") if column == "instruction" else ""
         if extra:
             text = f"{text}\n\n{_text(extra, f'{where}: the input')}"
-        return [{"role": "user", "content": text}], False
+        return [{"role": "user", "content": text}], ""
+    if (first := first_turn(value)) is not None:
+        text = _text(first, f"{where}: {column!r}, turn 1")
+        return [{"role": "user", "content": text}], LATER_TURNS if len(value) > 1 else ""
     if isinstance(value, list) and value:
         return _conversation(value, f"{where}: {column!r}")
     raise BadInput(
-        f"{where}: {column!r} is neither a text nor a list of messages, but {_kind(value)}; mend or remove that row"
+        f"{where}: {column!r} is neither a text nor a list of messages, but {kind(value)}; mend or remove that row"
     )
+
+
+def first_turn(value: Any) -> str | None:
+    """The first of a list of texts, which is what the user begins with; None where the value is no such list."""
+    turns = value if isinstance(value, list) else []
+    return turns[0] if turns and all(isinstance(turn, str) for turn in turns) else None
 
 
 def _columns(row: Any, where: str) -> Iterable[str]:
@@ -83,7 +104,8 @@ def _columns(row: Any, where: str) -> Iterable[str]:
     return row.keys()
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """What a value is and how it begins, for messages: null, an empty list, int '7'."""
     if value is None:
         return "null"
     if isinstance(value, list) and not value:
@@ -91,8 +113,10 @@ def _kind(value: Any) -> str:
     return f"{type(value).__name__} {str(value)[:40]!r}"
 
 
-def _conversation(turns: list[Any], where: str) -> tuple[Messages, bool]:
-    """Turns of either vocabulary, `role`/`content` or `from`/`value`."""
+def _conversation(turns: list[Any], where: str) -> tuple[Messages, str]:
+    """Messages of turns of either vocabulary, `role`/`content` or `from`/`value`; and ANSWERED where an answer ended
+    them.
+    """
     messages = [_message(turn, f"{where}, message {number}") for number, turn in enumerate(turns, 1)]
     answered = messages[-1]["role"] == "assistant"
     while messages and messages[-1]["role"] == "assistant":
@@ -100,12 +124,12 @@ def _conversation(turns: list[Any], where: str) -> tuple[Messages, bool]:
     if not messages or messages[-1]["role"] != "user":
         last = messages[-1]["role"] if messages else "assistant"
         raise BadInput(f"{where}: the last message before the answer is by {last!r}; it must be by 'user'")
-    return messages, answered
+    return messages, ANSWERED if answered else ""
 
 
 def _message(turn: Any, where: str) -> dict[str, str]:
     if not isinstance(turn, dict):
-        raise BadInput(f"{where} is {_kind(turn)}; a message is an object with 'role' and 'content'")
+        raise BadInput(f"{where} is {kind(turn)}; a message is an object with 'role' and 'content'")
     role_key, text_key = ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
     for key in (role_key, text_key):
         if key not in turn:
@@ -118,13 +142,13 @@ def _message(turn: Any, where: str) -> dict[str, str]:
             raise BadInput(f"{where}: {text_key!r} has parts that are no text; only text can be asked")
         content = "\n".join(part["text"] for part in content)
     if not isinstance(content, str):
-        raise BadInput(f"{where}: {text_key!r} is neither a text nor a list of text parts, but {_kind(content)}")
+        raise BadInput(f"{where}: {text_key!r} is neither a text nor a list of text parts, but {kind(content)}")
     return {"role": ROLES[role], "content": _text(content, where)}
 
 
 def _text(text: Any, where: str) -> str:
     if not isinstance(text, str):
-        raise BadInput(f"{where} is no text, but {_kind(text)}; mend or remove that row")
+        raise BadInput(f"{where} is no text, but {kind(text)}; mend or remove that row")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         raise BadInput(f"{where} holds half a surrogate pair, which is no character; save the text as valid UTF-8")
     return text

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
@@ -12,6 +13,7 @@ from grlo_lite.errors import BadInput
 from grlo_lite.prompts import row_formats, sources
 from grlo_lite.prompts.row_formats import Messages
 from grlo_lite.recipe.schema import Part
+from grlo_lite.wording import cut
 
 
 def load(parts: tuple[Part, ...], limit: int | None, seed: int) -> tuple[list[Messages], list[str]]:
@@ -41,16 +43,15 @@ def _read(part: Part, limit: int | None, key: str, notes: list[str]) -> list[Mes
         rows = [[{"role": "user", "content": prompt}] for prompt in world.chat_prompts(held_out=False)]
         random.Random("microcosm prompts").shuffle(rows)
         return rows[:limit]
-    rows, answered = [], 0
-    for messages, was_answered in islice(_messages(part, key), limit):
+    rows, left_out = [], Counter()
+    for messages, what_was_left_out in islice(_messages(part, key), limit):
         rows.append(messages)
-        answered += was_answered
-    if answered:
-        notes.append(f"{answered} of the rows of {part.source} ended with an assistant's turn, which is left out")
+        left_out.update([what_was_left_out] if what_was_left_out else [])
+    notes += [f"{count} of the rows of {part.source} {said}" for said, count in left_out.items()]
     return rows
 
 
-def _messages(part: Part, key: str) -> Iterator[tuple[Messages, bool]]:
+def _messages(part: Part, key: str) -> Iterator[tuple[Messages, str]]:
     column, first = part.column, True
     for where, row in sources.rows(part, "train", key):
         if first and column is None:
@@ -81,7 +82,9 @@ def write(path: Path, rows: list[Messages]) -> None:
             file.writelines(json.dumps({"prompt": row}, ensure_ascii=False) + "\n" for row in rows)
         partial.replace(path)
     except OSError as error:
-        raise BadInput(f"--write-prompts {path} cannot be written: {error.strerror}; name another file") from None
+        raise BadInput(
+            f"--write-prompts {cut(str(path))} cannot be written: {error.strerror}; name another file"
+        ) from None
 
 
 def split(rows: list[Messages], heldout: int, seed: int) -> tuple[list[Messages], list[Messages]]:

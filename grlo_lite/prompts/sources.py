@@ -17,6 +17,7 @@ from typing import Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.recipe.schema import DataSet
+from grlo_lite.wording import shortened
 
 Located = tuple[str, Any]  # where a row stands, for messages, and the row
 
@@ -30,6 +31,7 @@ class Unreachable(BadInput):
     """A source is on the network, and the network does not answer."""
 
 
+LONGEST_HUB_ID = 96
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -43,24 +45,25 @@ def rows(place: DataSet, default_split: str, key: str) -> Iterator[Located]:
     if source == "grlo-1k":
         yield from file_rows(grlo_1k())
         return
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = os.path.expanduser(source)
+    if os.path.isdir(path):  # Path's own raise where a name is longer than the file system takes
         raise BadInput(f"{key}={source!r} cannot be read: it is a directory; name a file in it")
-    if path.exists():
-        yield from file_rows(path)
+    if os.path.exists(path):
+        yield from file_rows(Path(path))
     elif on_the_hub(source):
         yield from _hub_rows(place, default_split, key)
     else:
         raise BadInput(
-            f"{key}={source!r} is no file here; give a file ({', '.join(SUFFIXES)}), a Hugging Face data set such as "
-            "owner/name, grlo-1k, or microcosm"
+            f"{key}={shortened(source)} is no file here; give a file ({', '.join(SUFFIXES)}), a Hugging Face data set "
+            "such as owner/name, grlo-1k, or microcosm"
         )
 
 
 def on_the_hub(source: str) -> bool:
     """Whether a source is a data set's id rather than a file: `owner/name`, no such path here, no file's suffix."""
     named_like_a_file = _suffix(Path(source)) in SUFFIXES
-    return bool(HUB_ID.fullmatch(source)) and not named_like_a_file and not Path(source).exists()
+    is_an_id = HUB_ID.fullmatch(source) and len(source) <= LONGEST_HUB_ID
+    return bool(is_an_id) and not named_like_a_file and not os.path.exists(source)
 
 
 def _suffix(path: Path) -> str:

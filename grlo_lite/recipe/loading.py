@@ -1,16 +1,16 @@
 """A recipe file and command-line overrides, read into a `Recipe`; a recipe written out again."""
 
 import difflib
+import os.path
 from pathlib import Path
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from grlo_lite.errors import BadInput
 from grlo_lite.recipe.refusals import explained
 from grlo_lite.recipe.schema import Recipe
+from grlo_lite.wording import cut, shortened
 
 
 def shipped() -> dict[str, Path]:
@@ -37,8 +37,8 @@ def load(name: str, overrides: list[str]) -> Recipe:
     path = _locate(name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not a YAML file: {' '.join(str(error).split())[:300]}") from None
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
@@ -46,7 +46,9 @@ def load(name: str, overrides: list[str]) -> Recipe:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise BadInput(f"the override {override!r} has no '='; write it as section.key=value, for instance seed=1")
+            raise BadInput(
+                f"the override {shortened(override)} has no '='; write it as section.key=value, for instance seed=1"
+            )
         _set(content, key.strip(), text, override)
     try:
         return Recipe.model_validate(content)
@@ -68,28 +70,31 @@ def _locate(name: str) -> Path:
     if name in known:
         return known[name]
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(name):  # Path.is_file() raises where a name is longer than the file system takes
         return path
-    if path.is_dir():
+    if os.path.isdir(name):
         raise BadInput(f"the recipe {name!r} is a directory; to go on with a run, use --run-dir {name} --resume")
-    nearest = difflib.get_close_matches(name, known, n=1)
+    nearest = difflib.get_close_matches(name[:80], known, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"the shipped recipes are {', '.join(known)}"
-    raise BadInput(f"there is no recipe {name!r}, neither shipped nor as a file; {hint}")
+    raise BadInput(f"there is no recipe {shortened(name)}, neither shipped nor as a file; {hint}")
 
 
 def _set(content: dict, key: str, text: str, override: str) -> None:
     """Sets a dotted key of a nested dict in place; the value is read as YAML."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise BadInput(f"the value of the override {override!r} is no YAML; put it in quotes") from None
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date of a 13th month, a number of thousands of digits
+        raise BadInput(f"the value of the override {shortened(override)} is no YAML; put it in quotes") from None
     *sections, last = key.split(".")
     for section in sections:
         content = content.setdefault(section, {})
         if content is None or not isinstance(content, dict):
-            raise BadInput(f"the override {override!r} goes below {section!r}, which is a value and not a section")
+            raise BadInput(
+                f"the override {shortened(override)} goes below {cut(section)!r}, which is a value and not a section"
+            )
     if isinstance(content.get(last), dict) and not isinstance(value, dict):
         raise BadInput(
-            f"the override {override!r} would replace the section {key!r}; name one of its keys: {key}.<key>=…"
+            f"the override {shortened(override)} would replace the section {cut(key)!r}; "
+            f"name one of its keys: {cut(key)}.<key>=…"
         )
     content[last] = value

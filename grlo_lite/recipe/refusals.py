@@ -4,11 +4,33 @@ import difflib
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from pydantic import (
-    BaseModel,
-)
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
 from grlo_lite.recipe.schema import Recipe
+from grlo_lite.wording import cut, shortened
+
+# What a value must be, by pydantic's type of error; the names in braces are of the error's context
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a text",
+    "string_pattern_mismatch": "a text of the form {pattern}",
+    "literal_error": "{expected}",
+    "greater_than": "greater than {gt:.10g}",
+    "greater_than_equal": "at least {ge:.10g}",
+    "less_than": "less than {lt:.10g}",
+    "less_than_equal": "at most {le:.10g}",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
@@ -31,7 +53,7 @@ def _sections_inside(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _sections_inside(argument)
 
 
-def explained(errors: list[Any]) -> str:
+def explained(errors: list[ErrorDetails]) -> str:
     """Pydantic's errors in the project's words: the dotted key, the value, what is expected; a key is named once."""
     said: dict[str, str] = {}
     for error in errors:
@@ -39,16 +61,25 @@ def explained(errors: list[Any]) -> str:
         key = ".".join(parts) or "the recipe"
         if error["type"] == "extra_forbidden":
             key = ".".join([*(parts if error["loc"][-1] not in _KEY_PARTS else parts[:-1]), str(error["loc"][-1])])
-            said[key] = _unknown(key)
+            said[key] = _unknown(cut(key))
         elif error["type"] == "missing":
             said[key] = f"{key} is missing; add it to the recipe or give {key}=…"
         elif error["type"] == "value_error":
             said[key] = str(error["ctx"]["error"])
-        elif key in said:
-            said[key] += f", or {error['msg'][0].lower()}{error['msg'][1:]}"
+        elif key in said:  # another alternative of the same key
+            said[key] += f", or {_expected(error, key)}"
         else:
-            said[key] = f"{key}={error['input']!r} is refused: {error['msg'][0].lower()}{error['msg'][1:]}"
+            said[key] = f"{key}={shortened(error['input'])} is refused: it must be {_expected(error, key)}"
     return "; ".join(said.values())
+
+
+def _expected(error: ErrorDetails, key: str) -> str:
+    """What a value must be, such as `a whole number`; in pydantic's own words where EXPECTED has none."""
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"a section, with keys such as {next((k for k in keys() if k.startswith(f'{key}.')), 'name')}"
+    if error["type"] in EXPECTED:
+        return EXPECTED[error["type"]].format(**error.get("ctx", {}))
+    return f"otherwise ({error['msg'][0].lower()}{error['msg'][1:]})"
 
 
 def _unknown(key: str) -> str:

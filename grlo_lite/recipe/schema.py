@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from grlo_lite.wording import cut
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
@@ -130,7 +132,7 @@ class Prompts(Section):
             raise ValueError("prompts.source is an empty list; name at least one source")
         for key in ("subset", "split", "column", "revision"):
             if (value := getattr(self, key)) is not None:
-                raise ValueError(f"prompts.{key}={value} beside a list of sources; write it into the list's items")
+                raise ValueError(f"prompts.{key}={cut(value)} beside a list of sources; write it into the list's items")
         if any(part.weight and part.count for part in self.source) or (
             any(part.weight for part in self.source) and not all(part.weight for part in self.source)
         ):
@@ -182,11 +184,14 @@ class Rollout(Section):
 class Truncated(Section):
     """What a completion that hit `rollout.max_tokens` earns; without this it would be scored as if it were finished.
 
-    penalty: the batch's lowest raw score less `value`; floor: `value` itself; score: its raw score less `value`.
+    ordered: the batch's truncated completions are moved down together until the best of them lies `value` below the
+    lowest finished one, so that they keep their order and there is something to learn while nothing ends; penalty: the
+    batch's lowest raw score less `value`, the same for all; floor: `value` itself; score: its raw score less `value`;
+    mask: nothing, it is left out of the loss and of its group's baseline.
     """
 
-    mode: Literal["penalty", "floor", "score"] = "penalty"
-    value: float = 1.0
+    mode: Literal["ordered", "penalty", "floor", "score", "mask"] = "ordered"
+    value: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
 class Judge(Section):
@@ -239,11 +244,11 @@ class Reward(Section):
         names = [judge.name for judge in self.judges]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"reward.name and reward.models name a model twice ({', '.join(names)}); use its weight instead"
+                f"reward.name and reward.models name a model twice ({cut(', '.join(names))}); use its weight instead"
             )
         if self.heldout.name in names:
             raise ValueError(
-                f"reward.heldout.name={self.heldout.name} is optimized; a held-out judge must be another model"
+                f"reward.heldout.name={cut(self.heldout.name)} is optimized; a held-out judge must be another model"
             )
         return self
 
@@ -310,8 +315,9 @@ class Evaluation(Section):
     """The measurement that ends a run, base against tuned: prompts kept out of training, and a suite of questions."""
 
     heldout_prompts: Annotated[int, Field(ge=0)] = 64
-    suite: Literal["none", "microcosm"] = "none"
-    limit: Positive = 300
+    suite: Literal["none", "quick", "grlo", "math", "knowledge", "code", "chat", "microcosm"] = "none"
+    limit: Positive = 300  # questions a task
+    data_dir: str | None = None  # read all questions from the files in this folder, none from a hub
 
 
 class Guard(Section):
@@ -404,6 +410,6 @@ class Recipe(Section):
 
 
 def _does_not_divide(key: str, value: int, whole_key: str, whole: int) -> str:
-    divisors = [d for d in range(2, whole + 1) if whole % d == 0]
+    divisors = [d for d in range(2, min(whole, 2**20) + 1) if whole % d == 0]  # a batch may be mistyped, and huge
     nearest = min(divisors, key=lambda d: abs(d - value), default=1)
     return f"{key}={value} does not divide {whole_key}={whole}; choose a divisor such as {nearest}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from grlo_lite import prompts
 from grlo_lite.errors import BadInput
-from grlo_lite.generation import answers as answers_module
+from grlo_lite.generation.answers import Sampling, rows_at_once, sampled_answers
 from grlo_lite.models import loading as models
 from grlo_lite.recipe.schema import Recipe
 
@@ -42,7 +42,6 @@ def loaded_heldout_judge(
     """What the journal asks after each step, and the reward model behind it, as judges are listed; nothing where the
     recipe names none.
     """
-    from grlo_lite.generation.answers import sampled_answers
     from grlo_lite.models import chat_template
 
     heldout = recipe.reward.heldout
@@ -53,13 +52,13 @@ def loaded_heldout_judge(
         raise BadInput(
             f"reward.heldout.prompts={heldout.prompts}, but only {len(fixed)} prompts could be held out; add prompts"
         )
-    sampling = answers_module.sampling(recipe, policy)
+    sampling = Sampling(recipe.rollout.max_tokens)
 
     def answers() -> list[prompts.Messages]:
         policy.model.eval()
-        said = sampled_answers(policy.model, policy.tokenizer, texts, seed=recipe.seed, **sampling)
+        said = sampled_answers(policy, texts, sampling, rows_at_once(policy.model, recipe.rollout.batch), recipe.seed)
         policy.model.train()
-        return [[*p, {"role": "assistant", "content": text}] for p, text in zip(fixed, said, strict=True)]
+        return [[*p, {"role": "assistant", "content": answer.text}] for p, answer in zip(fixed, said, strict=True)]
 
     texts = [chat_template.formatted(policy.tokenizer, row) for row in fixed]
     return HeldoutJudge(answers, rewards.score, model.score, heldout.every), [(heldout.name, 0.0, model)]

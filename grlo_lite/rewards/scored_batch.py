@@ -10,7 +10,7 @@ from grlo_lite.models.reward_model import Messages
 
 
 @dataclass(frozen=True)
-class Rollouts:
+class ScoredBatch:
     """One batch of rollouts: what was asked and answered, what the judges said, and what was made of it. B
     completions.
     """
@@ -20,17 +20,18 @@ class Rollouts:
     group_size: int  # completions a prompt; those of one prompt stand together
     tokens_B: np.ndarray  # completion lengths
     truncated_B: np.ndarray  # True where rollout.max_tokens was hit
+    masked_B: np.ndarray  # True where a completion is left out of the loss and of its group's baseline
     repeated_B: np.ndarray  # share of repeated 4-grams
     judged: dict[str, np.ndarray]  # each judge's raw scores
     raw_B: np.ndarray  # the judges' scores, weighted and summed
     parts: dict[str, np.ndarray]  # what each kind of shaping added, in reward units
-    rewards_B: np.ndarray  # what is trained on
+    rewards_B: np.ndarray  # what is trained on, where not masked
     cut: int  # conversations longer than reward.max_tokens
     began: float  # time.monotonic() when scoring began
     ended: float
 
 
-def joined(batches: list[Rollouts]) -> Rollouts:
+def joined(batches: list[ScoredBatch]) -> ScoredBatch:
     """One batch made of each process's part of it, in order; the scoring ended with the last of them."""
     if len(batches) == 1:
         return batches[0]
@@ -41,12 +42,13 @@ def joined(batches: list[Rollouts]) -> Rollouts:
     def arrays(key: str) -> dict[str, np.ndarray]:
         return {name: np.concatenate([part[name] for part in of(key)]) for name in of(key)[0]}
 
-    return Rollouts(
+    return ScoredBatch(
         prompts=list(chain.from_iterable(of("prompts"))),
         completions=list(chain.from_iterable(of("completions"))),
         group_size=batches[0].group_size,
         tokens_B=np.concatenate(of("tokens_B")),
         truncated_B=np.concatenate(of("truncated_B")),
+        masked_B=np.concatenate(of("masked_B")),
         repeated_B=np.concatenate(of("repeated_B")),
         judged=arrays("judged"),
         raw_B=np.concatenate(of("raw_B")),

@@ -1,14 +1,19 @@
 """The run directory: its layout, atomic writes, and the checkpoint to go on from. README.md describes the files."""
 
-import os
+import os.path
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.machine import processes
+from grlo_lite.recipe import loading as recipes
+from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir.checkpoints import MANIFEST, damage, manifest_of, step_of
 from grlo_lite.rundir.files import content_sha256, file_sha256, flush, read_json, write_atomically, write_json
+from grlo_lite.wording import cut
 
 RUNS = Path("runs")
 
@@ -42,7 +47,7 @@ class RunDir:
 
     @property
     def finished(self) -> bool:
-        return self.summary.is_file()
+        return os.path.isfile(self.summary)  # Path's own raises where a name is longer than the file system takes
 
     def recipe_name(self) -> str:
         """What the run's recipe was called. Raises BadInput where environment.json cannot be read."""
@@ -155,7 +160,7 @@ def create(path: Path, recipe_name: str, recipe: str) -> RunDir:
     run = RunDir(path)
     if run.finished:
         raise BadInput(f"the run {path} is finished already; name another --run-dir")
-    if path.exists():
+    if os.path.exists(path):
         raise BadInput(f"{path} exists already; go on with it by --resume, or name another --run-dir")
     growing = RunDir(path.with_name(f".{path.name}.partial"))
     try:
@@ -166,9 +171,17 @@ def create(path: Path, recipe_name: str, recipe: str) -> RunDir:
         growing.path.rename(path)
     except OSError as error:
         raise BadInput(
-            f"the run directory {path} cannot be made: {error.strerror}; choose another by --run-dir"
+            f"the run directory {cut(str(path))} cannot be made: {error.strerror}; choose another by --run-dir"
         ) from None
     return run
+
+
+def begun(path: Path | None, recipe_name: str, recipe: Recipe, contamination: dict[str, Any]) -> RunDir:
+    """A new run directory at `path`, by default under `runs/`, which the main process makes and the others are told."""
+    path = path or default_path(recipe_name)
+    if processes.is_main():
+        write_json(create(path, recipe_name, recipes.dumped(recipe)).contamination, contamination)
+    return RunDir(processes.agreed(path))
 
 
 def discard_if_unused(run: RunDir) -> None:
@@ -185,8 +198,8 @@ def to_resume(path: Path | None) -> RunDir:
             raise BadInput(f"there is no unfinished run under {RUNS}/; name one by --run-dir")
         path = max(unfinished, key=lambda p: p.stat().st_mtime)
     run = RunDir(path)
-    if not run.recipe.is_file():
-        raise BadInput(f"{path} is no run directory: it has no recipe.yaml")
+    if not os.path.isfile(run.recipe):
+        raise BadInput(f"{cut(str(path))} is no run directory: it has no recipe.yaml")
     if run.finished:
         raise BadInput(f"the run {path} is finished; there is nothing to resume")
     if not os.access(path, os.W_OK):

@@ -27,7 +27,7 @@ def dry_run(recipe: Recipe, name: str, write_to: Path | None) -> int:
         if tokenizer is None:
             rows, _ = prompts.load(recipe.prompts.parts(), recipe.prompts.limit, recipe.seed)
         else:
-            rows, *_ = prepared.prompt_rows(recipe, write_to)
+            rows = prepared.prompt_rows(recipe, write_to).train
     except prompts.Unreachable as error:
         absent = str(error)
     print(f"\n{recipes.dumped(recipe)}")

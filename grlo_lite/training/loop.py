@@ -1,114 +1,93 @@
-"""One run from loaded models to a saved adapter."""
+"""The steps of a run, from loaded models to a saved adapter; `train` puts them in their order."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.evaluation import end_of_run
-from grlo_lite.evaluation.end_of_run import measured_run
 from grlo_lite.generation import engines
 from grlo_lite.machine import processes
-from grlo_lite.models import backends, names
+from grlo_lite.models import chat_template, names, trained_adapter
 from grlo_lite.models import loading as models
+from grlo_lite.models.backends import Place
+from grlo_lite.models.policy import Policy
+from grlo_lite.monitoring.guards import Watch
+from grlo_lite.monitoring.halvings import Halvings
+from grlo_lite.monitoring.pace import Pace, against_plan
+from grlo_lite.monitoring.recorder import Recorder
 from grlo_lite.planning import planner, this_machine
+from grlo_lite.prompts.prepared import PromptRows
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.reporting import model_card
 from grlo_lite.rewards.heldout import loaded_heldout_judge
+from grlo_lite.rewards.reward_function import RewardFunction, handed_on
 from grlo_lite.rundir import disk_space, files
 from grlo_lite.rundir.layout import RunDir
+from grlo_lite.training import environment, micro_batches, out_of_memory
+from grlo_lite.training.boundary import Boundary
 from grlo_lite.training.resuming import begin_or_resume
+from grlo_lite.training.stopping import Stops
+from grlo_lite.training.trainer import Materials, composed_trainer
 
 
-def train_run(
-    recipe: Recipe, name: str, run: RunDir, device: Any, backend: str, train_rows: list, heldout_rows: list
-) -> int:
-    from grlo_lite.models import chat_template, trained_adapter
-    from grlo_lite.rewards.reward_function import RewardFunction
-    from grlo_lite.rundir.disk_space import checkpoint_bytes
-    from grlo_lite.training import environment
+@dataclass(frozen=True)
+class Loaded:
+    """A run's models: the policy, the rewards by the judges it is trained on, and the judge that it is not."""
 
-    # 1. The policy and, beside it, the reward models
-    policy, judges = models.load_policy_and_judges(recipe, device, backend)
+    policy: Policy
+    rewards: RewardFunction
+    heldout: Callable[[int], dict[str, float]]
+    judges: list[tuple[str, float, Any]]  # name, weight, model, of both kinds
+    place: Place
+
+
+def loaded(recipe: Recipe, rows: PromptRows, place: Place) -> Loaded:
+    """The recipe's models. Raises BadInput where one cannot be loaded or scores otherwise beside the others."""
+    policy, judges = models.load_policy_and_judges(recipe, place)
     stop_ids = chat_template.stop_token_ids(policy.tokenizer)
     rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
-    heldout_judge, unseen = loaded_heldout_judge(recipe, policy, rewards, heldout_rows, device)
-
-    # 2. The run directory, as far as it can be written now
-    next_checkpoint = checkpoint_bytes(policy.model)
-    disk_space.require_space(run, _bytes_to_write(recipe, next_checkpoint))
-    checkpoint = begin_or_resume(run, environment.facts(name, policy, [*judges, *unseen], train_rows, recipe.seed))
-
-    # 3. Training; an interruption leaves through the same door, with a checkpoint saved
-    with disk_space.full_disk_told(run, next_checkpoint):
-        ended = _optimize(recipe, run, policy, rewards, train_rows, heldout_judge, device, backend, checkpoint)
-    if ended["stopped_because"] == "interrupted":
-        raise KeyboardInterrupt
-    if not processes.is_main():
-        return 0
-
-    # 4. The measurement, the adapter, and last of all the summary
-    evaluation = measured_run(recipe, policy, rewards, heldout_rows)
-    card = model_card.model_card(recipe, name, names.policy_path(recipe), evaluation)
-    with disk_space.full_disk_told(run, next_checkpoint):
-        trained_adapter.save_adapter(policy.model, policy.tokenizer, run.adapter, card)
-        files.write_json(run.evaluation, evaluation)
-        files.write_json(run.summary, _summary(recipe, name, run, ended))
-    print(end_of_run.closing_table(evaluation, run))
-    return 0
+    heldout, unseen = loaded_heldout_judge(recipe, policy, rewards, rows.heldout, place.device)
+    return Loaded(policy, rewards, heldout, [*judges, *unseen], place)
 
 
-def _optimize(
-    recipe: Recipe,
-    run: RunDir,
-    policy: Any,
-    rewards: Any,
-    train_rows: list,
-    heldout_judge: Any,
-    device: Any,
-    backend: str,
-    checkpoint: Path | None,
-) -> dict[str, Any]:
-    """Trains the policy's adapter, and returns how that ended, in summary.json's terms."""
-    from grlo_lite.monitoring.guards import Watch
-    from grlo_lite.monitoring.halvings import Halvings
-    from grlo_lite.monitoring.pace import Pace, against_plan
-    from grlo_lite.monitoring.recorder import Journal
-    from grlo_lite.training import micro_batches, out_of_memory
-    from grlo_lite.training.boundary import Boundary
-    from grlo_lite.training.stopping import Stops
-    from grlo_lite.training.trainer import composed_trainer
+def begun_or_resumed(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows) -> Path | None:
+    """The checkpoint to go on from; None in a new run, whose environment.json is written. Raises BadInput where the
+    disk will not take the run.
+    """
+    disk_space.require_space(run, _bytes_to_write(recipe, disk_space.checkpoint_bytes(parts.policy.model)))
+    facts = environment.facts(run.recipe_name(), parts.policy, parts.judges, rows.train, recipe.seed)
+    return begin_or_resume(run, facts)
 
+
+def full_disk_told(run: RunDir, parts: Loaded) -> AbstractContextManager[None]:
+    """Inside, an error that comes of a full disk leaves as DiskFull."""
+    return disk_space.full_disk_told(run, disk_space.checkpoint_bytes(parts.policy.model))
+
+
+def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, checkpoint: Path | None) -> dict[str, Any]:
+    """How the training of the policy's adapter ended, in summary.json's terms."""
     expected = planner.expected(recipe, this_machine.this_card()) if processes.count() == 1 else None
-    before = files.read_lines(run.metrics)[-1] if checkpoint else {}
+    before = files.read_lines(run.metrics)[-1]["elapsed_seconds"] if checkpoint else 0.0
     updates = recipe.algorithm.updates_per_rollout
     halvings = Halvings(run)
-    out_of_memory.score_in_parts([judge for _, _, judge in rewards.judges], halvings)
-    stops = Stops(recipe.budget, updates, before.get("elapsed_seconds", 0.0))
-    journal = Journal(
-        run,
-        rewards,
-        recipe.budget,
-        updates,
-        recipe.logging.samples_per_step,
-        lambda: stops.elapsed_seconds,
-        (before.get("rollouts", 0), before.get("generated_tokens", 0)),
-        heldout_judge,
-        halvings,
-        "reward_mean" if recipe.reward.heldout.name is None else "reward_heldout_mean",
-        Pace(recipe.budget.steps, expected),
-    )
-    watch = Watch(recipe.guards, run, journal.latest)
-    boundary = Boundary(run, updates)
-    callbacks = [boundary, journal, watch, stops]
-    engine = backends.engine(recipe, device, backend)
+    out_of_memory.score_in_parts([judge for _, _, judge in parts.rewards.judges], halvings)
+
+    # What goes along with TRL's loop, in the order in which it is called
+    boundary, stops = Boundary(run, updates), Stops(recipe.budget, updates, before)
+    pace = Pace(recipe.budget.steps, expected)
+    recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace)
+    watch = Watch(recipe.guards, run, recorder.latest)
+    callbacks = [boundary, recorder, watch, stops]
+    materials = Materials(parts.policy, handed_on(parts.rewards, recorder.take), rows.train, parts.place)
 
     def trainer(micro: int) -> Any:
-        return composed_trainer(recipe, run.partial, policy, rewards, train_rows, callbacks, device, micro, engine)
+        return composed_trainer(recipe, materials, run.partial, callbacks, micro)
 
-    micro = halvings.smallest("update") or micro_batches.micro_batch(recipe, device)
-    batch = micro_batches.batch_an_update(recipe)
+    micro = halvings.smallest("update") or micro_batches.micro_batch(recipe, parts.place.device)
     stops.listen()
-    with engines.rollouts(recipe, policy.model, engine, halvings):
-        out_of_memory.train_halving(trainer, micro, batch, checkpoint, boundary, halvings, journal.adopt)
+    with engines.rollouts(recipe, parts.policy.model, parts.place.engine, halvings):
+        out_of_memory.train_halving(trainer, recipe, micro, checkpoint, boundary, recorder)
     stops.ignore()
     return {
         "wall_seconds": stops.elapsed_seconds,
@@ -116,6 +95,14 @@ def _optimize(
         **({"out_of_memory": halvings.made} if halvings.made else {}),
         **({"plan": against_plan(files.read_lines(run.metrics), expected)} if expected else {}),
     }
+
+
+def save(recipe: Recipe, run: RunDir, parts: Loaded, ended: dict[str, Any], evaluation: dict[str, Any]) -> None:
+    """Writes the adapter with its model card, evaluation.json, and last of all summary.json."""
+    card = model_card.model_card(recipe, run.recipe_name(), names.policy_path(recipe), evaluation)
+    trained_adapter.save_adapter(parts.policy.model, parts.policy.tokenizer, run.adapter, card)
+    files.write_json(run.evaluation, evaluation)
+    files.write_json(run.summary, _summary(recipe, run, ended))
 
 
 def _bytes_to_write(recipe: Recipe, checkpoint: int) -> int:
@@ -126,12 +113,12 @@ def _bytes_to_write(recipe: Recipe, checkpoint: int) -> int:
     return (recipe.budget.checkpoints_kept + 3) * checkpoint + recipe.budget.steps * a_step
 
 
-def _summary(recipe: Recipe, name: str, run: RunDir, ended: dict[str, Any]) -> dict[str, Any]:
+def _summary(recipe: Recipe, run: RunDir, ended: dict[str, Any]) -> dict[str, Any]:
     first, *_, last = [files.read_lines(run.metrics)[i] for i in (0, -1)]
     hours = ended["wall_seconds"] / 3600
     price = recipe.budget.usd_per_hour
     return {
-        "recipe": name,
+        "recipe": run.recipe_name(),
         "steps": last["step"],
         "rollouts": last["rollouts"],
         "generated_tokens": last["generated_tokens"],

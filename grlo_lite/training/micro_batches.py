@@ -7,29 +7,16 @@ from grlo_lite.machine import processes
 from grlo_lite.recipe.schema import Recipe
 
 
-def without_padding(trainer: Any, updates: int, sort: bool) -> Any:
-    """TRL's `_prepare_inputs`, with micro-batches of completions of like length, longest first, cut to their own width.
+def arranged(buffered: list[dict[str, Any]], updates: int, sort: bool) -> list[dict[str, Any]]:
+    """A rollout's micro-batches with completions of like length, longest first, cut to their own width.
 
     TRL pads every completion of a step to the longest and shuffles them. Completions are sorted within an optimizer
     update, whose gradient does not depend on their order (but for the loss `bnpo`, which weights a micro-batch by its
     own tokens and is left as it is); the longest come first, so that a step that does not fit fails at once.
     """
-    prepare = trainer._prepare_inputs
-    seen: list[Any] = [None]
-
-    def prepared(batch: Any) -> dict[str, Any]:
-        inputs = prepare(batch)
-        if not trainer.model.training:
-            return inputs
-        buffered = trainer._buffered_inputs
-        if buffered is not seen[0]:
-            size = len(buffered) // updates
-            windows = [buffered[start : start + size] for start in range(0, len(buffered), size)]
-            buffered = [trimmed(micro) for window in windows for micro in (by_length(window) if sort else window)]
-            trainer._buffered_inputs = seen[0] = buffered
-        return buffered[trainer._step % trainer.args.steps_per_generation]
-
-    return prepared
+    size = len(buffered) // updates
+    windows = [buffered[start : start + size] for start in range(0, len(buffered), size)]
+    return [trimmed(micro) for window in windows for micro in (by_length(window) if sort else window)]
 
 
 def by_length(micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:

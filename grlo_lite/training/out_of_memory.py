@@ -14,7 +14,11 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from grlo_lite.errors import DoesNotFit
 from grlo_lite.machine import processes
 from grlo_lite.monitoring.halvings import Halvings
+from grlo_lite.monitoring.recorder import Recorder
+from grlo_lite.recipe.schema import Recipe
+from grlo_lite.training import trl_inside
 from grlo_lite.training.boundary import Boundary
+from grlo_lite.training.micro_batches import batch_an_update
 
 
 def smaller_micro_batch(micro: int, batch: int) -> int:
@@ -35,17 +39,16 @@ def score_in_parts(judges: list[Any], halvings: Halvings) -> None:
 
 def train_halving(
     make: Callable[[int], Any],
+    recipe: Recipe,
     micro: int,
-    batch: int,
     checkpoint: Path | None,
     boundary: Boundary,
-    halvings: Halvings,
-    adopt: Callable[[Path, int], None],
+    recorder: Recorder,
 ) -> None:
     """Trains to the end, by a trainer that `make` composes for a micro-batch.
 
     Where an update runs out of memory, the step is made again from its beginning with half the micro-batch: the
-    state of the boundary is saved as a checkpoint, which a new trainer goes on from. Groups and the `batch` of an
+    state of the boundary is saved as a checkpoint, which a new trainer goes on from. Groups and the completions of an
     update stay as they are. Raises DoesNotFit at a micro-batch of 1, and with several processes, which cannot agree
     on halving it while they wait for each other's gradients.
     """
@@ -59,21 +62,20 @@ def train_halving(
                 raise
         if processes.count() > 1:
             raise DoesNotFit(f"the update does not fit at optimizer.micro_batch={micro}; set a smaller one")
-        smaller = smaller_micro_batch(micro, batch)
+        smaller = smaller_micro_batch(micro, batch_an_update(recipe))
         boundary.restore(trainer)
-        halvings.note("update", micro, smaller)
-        micro, checkpoint = smaller, _saved_checkpoint(trainer, boundary, adopt)
+        recorder.halvings.note("update", micro, smaller)
+        micro, checkpoint = smaller, _saved_checkpoint(trainer, boundary, recorder)
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         trainer.accelerator.free_memory()
         del trainer
         clear_device_cache(garbage_collection=True)
 
 
-def _saved_checkpoint(trainer: Any, boundary: Boundary, adopt: Callable[[Path, int], None]) -> Path | None:
+def _saved_checkpoint(trainer: Any, boundary: Boundary, recorder: Recorder) -> Path | None:
     """The checkpoint of the boundary, written unless there is one; None before the first step."""
     step = boundary.step // boundary.updates
     folder = boundary.run.checkpoints / f"step-{step}"
     if step and not folder.exists():
-        trainer._save_checkpoint(trainer.model, trial=None)
-        adopt(Path(trainer.args.output_dir) / f"checkpoint-{boundary.step}", step)
+        recorder.adopt(trl_inside.written_checkpoint(trainer, boundary.step), step)
     return folder if step else None

@@ -1,5 +1,8 @@
 """TRL's trainers, composed from a recipe and never subclassed."""
 
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,58 +10,59 @@ from typing import Any
 from grlo_lite import prompts
 from grlo_lite.models import chat_template
 from grlo_lite.models import policy as policies
+from grlo_lite.models.backends import Place
 from grlo_lite.recipe.schema import Recipe
-from grlo_lite.training.micro_batches import batch_an_update, without_padding
+from grlo_lite.training import trl_inside
+from grlo_lite.training.algorithms import ALGORITHMS
+from grlo_lite.training.micro_batches import arranged, batch_an_update
 
 
-def composed_trainer(
-    recipe: Recipe,
-    output_dir: Path,
-    policy: policies.Policy,
-    rewards: Any,
-    rows: list[prompts.Messages],
-    callbacks: list[Any],
-    device: Any,
-    micro: int,
-    engine: str = "generate",
-) -> Any:
-    """A GRPOTrainer or RLOOTrainer that samples `rollout.batch` completions a step in groups of one prompt each.
+@dataclass(frozen=True)
+class Materials:
+    """What a trainer is composed of beside its recipe: the policy, what TRL asks for rewards, the prompts."""
+
+    policy: policies.Policy
+    reward: Callable[..., list[float | None]]
+    rows: list[prompts.Messages]
+    place: Place
+
+
+def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, callbacks: list[Any], micro: int) -> Any:
+    """TRL's trainer for the recipe's algorithm, which samples `rollout.batch` completions a step in groups of one
+    prompt each.
 
     The prompts come in their final order, one epoch long, so that a resumed run asks what the uninterrupted one would
     have asked. `micro` is the micro-batch of one process.
     """
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+    policy, device = materials.policy, materials.place.device
     steps, rollout, algorithm = recipe.budget.steps, recipe.rollout, recipe.algorithm
-    asked = prompts.ordered(rows, steps * rollout.batch // rollout.group_size, recipe.seed)
-    options = _shared_options(recipe, output_dir, device, micro) | engine_options(engine, policy.tokenizer)
-    kind: Any
-    if algorithm.name == "grpo":
-        loss = "dr_grpo" if algorithm.loss == "auto" else algorithm.loss
-        config = GRPOConfig(**options, loss_type=loss, scale_rewards=algorithm.scale_rewards)
-        kind = GRPOTrainer
-    else:
-        config = RLOOConfig(**options, normalize_advantages=algorithm.scale_rewards == "batch")
-        kind = RLOOTrainer
-    if device.type == "cpu":  # one of several CPU processes is told "cpu:0", onto which torch.load restores nothing
-        vars(config)["_setup_devices"] = device
+    asked = prompts.ordered(materials.rows, steps * rollout.batch // rollout.group_size, recipe.seed)
+    options = _shared_options(recipe, output_dir, device, micro)
+    options |= engine_options(materials.place.engine, policy.tokenizer)
+    kind, config = ALGORITHMS[algorithm.name](algorithm, options)
+    if device.type == "cpu":
+        trl_inside.set_device(config, device)
     made = kind(
         model=policy.model,
-        reward_funcs=rewards,
+        reward_funcs=materials.reward,
         args=config,
         train_dataset=Dataset.from_dict({"prompt": asked}),
         processing_class=policy.tokenizer,
         callbacks=callbacks,
     )
     made.remove_callback(PrinterCallback)
+    if recipe.reward.truncated.mode == "mask":  # TRL would print a masked completion in full at each step
+        logging.getLogger(kind.__module__).addFilter(lambda record: "returned None" not in record.getMessage())
     # TRL and PEFT would each write one with every checkpoint, which takes most of its time; the run has its own
     made.create_model_card = made.model.create_or_update_model_card = _no_card
     if recipe.lora.targets == "all-linear":  # no embeddings; to see that, PEFT would read the base's config every time
         made.model.save_pretrained = partial(made.model.save_pretrained, save_embedding_layers=False)
     if policy.backend == "transformers":  # Unsloth's trainer packs for itself
-        made._prepare_inputs = without_padding(made, algorithm.updates_per_rollout, sort=algorithm.loss != "bnpo")
+        updates, sort = algorithm.updates_per_rollout, algorithm.loss != "bnpo"
+        trl_inside.arrange_micro_batches(made, partial(arranged, updates=updates, sort=sort))
     policies.without_reference_adapter(made.model)
     policies.trainable_in_fp32(made.model)
     return made
@@ -85,6 +89,7 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -
         "chat_template_kwargs": chat_template.TEMPLATE_OPTIONS,
         "beta": algorithm.kl,
         "epsilon": algorithm.clip,
+        "mask_truncated_completions": recipe.reward.truncated.mode == "mask",
         "max_steps": recipe.budget.steps * algorithm.updates_per_rollout,
         "shuffle_dataset": False,
         "optim": {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit"}[optimizer.name],

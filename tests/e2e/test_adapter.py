@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from grlo_lite.microcosm import world
 from grlo_lite.models import chat_template, names, reward_model
 from grlo_lite.models import policy as policies
+from grlo_lite.models.backends import Place
 from grlo_lite.monitoring.halvings import Halvings
 from grlo_lite.monitoring.pace import Pace
-from grlo_lite.monitoring.recorder import Journal
+from grlo_lite.monitoring.recorder import Recorder
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe import loading as recipes
-from grlo_lite.recipe.schema import Lora
-from grlo_lite.rewards.reward_function import RewardFunction
+from grlo_lite.recipe.schema import Lora, Model
+from grlo_lite.rewards.reward_function import RewardFunction, handed_on
 from grlo_lite.rundir.layout import create
 from grlo_lite.training import trainer
 
@@ -63,7 +64,7 @@ def trained_weights(path):
 def test_the_whole_adapter_is_fp32_and_moved(trained):
     tuned = trained_weights(trained.path)
     values = recipes.load(str(trained.path / "recipe.yaml"), [])
-    fresh = policies.load(str(names.POLICY), "main", "nf4", values.lora, "transformers", CPU, 256, values.seed)
+    fresh = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 256, values.seed)
     before = {n.replace(".default.", "."): p for n, p in fresh.model.named_parameters() if p.requires_grad}
     assert len(tuned) == 2 * 7 * 4
     assert set(tuned) == set(before)
@@ -74,26 +75,15 @@ def test_the_whole_adapter_is_fp32_and_moved(trained):
 
 def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
     values = recipes.load("microcosm", ["budget.steps=2"])
-    made = policies.load(str(names.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
+    made = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 304, 0)
     judge = reward_model.load(str(names.REWARD), "main", "nf4", CPU, 512, 16_384)
     rewards = RewardFunction([("main", 1.0, judge)], chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)
     run = create(tmp_path / "r", "microcosm", "")
-    journal = Journal(
-        run,
-        rewards,
-        values.budget,
-        1,
-        0,
-        lambda: 0.0,
-        (0, 0),
-        lambda step: {},
-        Halvings(run),
-        "reward_mean",
-        Pace(1, None),
-    )
+    recorder = Recorder(run, values, lambda: 0.0, lambda step: {}, Halvings(run), Pace(1, None))
     before = frozen_bytes(made.model), frozen_bytes(judge.model)
-    rows, *_ = prepared.prompt_rows(values)
-    trainer.composed_trainer(values, run.partial, made, rewards, rows, [journal], CPU, 32).train()
+    rows = prepared.prompt_rows(values).train
+    materials = trainer.Materials(made, handed_on(rewards, recorder.take), rows, Place(CPU))
+    trainer.composed_trainer(values, materials, run.partial, [recorder], 32).train()
     assert len(before[0]) == 28 + 18  # 28 quantized layers; embeddings (the tied head with them) and 17 norms
     assert (frozen_bytes(made.model), frozen_bytes(judge.model)) == before
 
@@ -116,7 +106,7 @@ def test_a_bare_peft_script_gives_the_kits_greedy_answers(trained):
         text=True,
         check=True,
     )
-    kit = policies.load(str(names.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 256, 0)
+    kit = policies.load(Model(name="microcosm"), Lora(rank=16, alpha=32), Place(CPU), 256, 0)
     kit.model.load_adapter(str(adapter), "default", is_trainable=False)
     kit.model.eval()
     answers = []

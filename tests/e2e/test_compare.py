@@ -17,6 +17,7 @@ from grlo_lite.errors import BadInput
 from grlo_lite.microcosm import world
 from grlo_lite.models import chat_template, names, reward_model, trained_adapter
 from grlo_lite.models import policy as policies
+from grlo_lite.models.backends import Place
 from grlo_lite.recipe import schema
 
 CPU = torch.device("cpu")
@@ -31,7 +32,7 @@ def adapters(tmp_path_factory):
     """Two adapters of the microcosm's base that change its answers much: plain LoRA with random B."""
     folders = []
     for seed, name in enumerate(("one", "two")):
-        made = policies.load(BASE, "main", "nf4", schema.Lora(rank=4, alpha=8), "transformers", CPU, 256, seed)
+        made = policies.load(schema.Model(name=BASE), schema.Lora(rank=4, alpha=8), Place(CPU), 256, seed)
         torch.manual_seed(seed)
         for key, parameter in made.model.named_parameters():
             if "lora_B" in key:

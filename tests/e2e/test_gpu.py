@@ -13,10 +13,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from grlo_lite import plan
 from grlo_lite.generation import engines, kv_cache
 from grlo_lite.machine import device
-from grlo_lite.models import chat_template, names
+from grlo_lite.models import chat_template
 from grlo_lite.models import policy as policies
+from grlo_lite.models.backends import Place
 from grlo_lite.planning import cards, this_machine
-from grlo_lite.recipe.schema import Lora
+from grlo_lite.recipe.schema import Lora, Model
 from grlo_lite.rundir import files
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")]
@@ -43,9 +44,7 @@ def test_every_engine_of_the_transformers_backend_runs(train, tmp_path, engine):
 
 @pytest.mark.parametrize("fold", [False, True])
 def test_the_engine_answers_as_generate_does_on_a_gpu(fold):
-    made = policies.load(
-        str(names.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", device.this_device(), 256, 0
-    )
+    made = policies.load(Model(name="microcosm"), Lora(rank=16, alpha=32), Place(device.this_device()), 256, 0)
     assert {p.dtype for p in made.model.parameters() if p.requires_grad} == {torch.float32}
     text = chat_template.formatted(made.tokenizer, [{"role": "user", "content": "Tell me about the river."}])
     batch = made.tokenizer([text] * 16, return_tensors="pt", add_special_tokens=False).to("cuda")

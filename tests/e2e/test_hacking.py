@@ -6,14 +6,15 @@ from peft import get_peft_model_state_dict
 
 from grlo_lite.models import chat_template, names
 from grlo_lite.models import loading as models
+from grlo_lite.models.backends import Place
 from grlo_lite.monitoring.guards import Watch
 from grlo_lite.monitoring.halvings import Halvings
 from grlo_lite.monitoring.pace import Pace
-from grlo_lite.monitoring.recorder import Journal
+from grlo_lite.monitoring.recorder import Recorder
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.rewards.heldout import HeldoutJudge
-from grlo_lite.rewards.reward_function import RewardFunction
+from grlo_lite.rewards.reward_function import RewardFunction, handed_on
 from grlo_lite.rundir import files, layout
 from grlo_lite.training import trainer
 
@@ -35,17 +36,18 @@ class Rigged:
 def watched_run(tmp_path, rule, *overrides, heldout=None):
     """A short run against a rigged judge; returns its directory, its guard and the policy it ends with."""
     values = recipes.load("microcosm", ["budget.checkpoint_every=100", *overrides])
-    made = models.load_policy(values, CPU, "transformers")
+    made = models.load_policy(values, Place(CPU))
     rewards = RewardFunction(
         [("rigged", 1.0, Rigged(rule))], chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0
     )
     run = layout.create(tmp_path / "r", "microcosm", "")
     judge = heldout(made) if heldout else lambda step: {}
     pace = Pace(values.budget.steps, None)
-    journal = Journal(run, rewards, values.budget, 1, 4, lambda: 0.0, (0, 0), judge, Halvings(run), "reward_mean", pace)
-    watch = Watch(values.guards, run, journal.latest)
-    rows, *_ = prepared.prompt_rows(values)
-    trainer.composed_trainer(values, run.partial, made, rewards, rows, [journal, watch], CPU, 32).train()
+    recorder = Recorder(run, values, lambda: 0.0, judge, Halvings(run), pace)
+    watch = Watch(values.guards, run, recorder.latest)
+    rows = prepared.prompt_rows(values).train
+    materials = trainer.Materials(made, handed_on(rewards, recorder.take), rows, Place(CPU))
+    trainer.composed_trainer(values, materials, run.partial, [recorder, watch], 32).train()
     return run, watch, made
 
 

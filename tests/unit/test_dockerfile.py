@@ -28,7 +28,7 @@ def test_the_torch_that_a_cpu_gets_is_the_locked_one():
     assert locked
     assert pinned
     assert pinned[1] == locked[1]
-    assert "-c requirements.lock '.[app,gpu]'" in TEXT
+    assert "-c requirements-gpu.lock '.[app,gpu]'" in TEXT
     assert "-c requirements.lock '.[app]';" in TEXT
 
 
@@ -44,7 +44,19 @@ def test_the_code_comes_after_what_it_needs():
     order = [rest for step, rest in STEPS if step in ("COPY", "RUN")]
     requirements = next(i for i, rest in enumerate(order) if "-c requirements.lock" in rest)
     assert order.index("grlo_lite grlo_lite") > requirements
-    assert order.index("pyproject.toml requirements.lock ./") < requirements
+    assert order.index("pyproject.toml requirements.lock requirements-gpu.lock ./") < requirements
+
+
+def test_who_binds_a_folder_of_the_host_can_write_it():
+    """A bind mount belongs to whoever made it, whom the image does not know; a named volume is as the image's folder."""
+    comments = "\n".join(
+        line.removeprefix("# ") for line in (ROOT / "Dockerfile").read_text().splitlines() if line[:1] == "#"
+    )
+    runs = [line for line in comments.replace("\\\n", "").splitlines() if line.startswith("docker run")]
+    assert len(runs) == 3
+    assert all('--user "$(id -u)"' in line for line in runs if "$PWD" in line)
+    assert "chmod -R a+rwX /grlo /models" in TEXT  # that user is not the image's own
+    assert "HOME=/grlo USER=grlo" in TEXT  # nor has it a home and a name: getpass.getuser() would fail
 
 
 @pytest.fixture

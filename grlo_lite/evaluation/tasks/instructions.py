@@ -46,5 +46,5 @@ def judged(question: Question, text: str) -> Verdict:
 
 IFEVAL = Task(
     "ifeval", "instructions", 1, 1280, ifeval, judged, ("ifeval.jsonl",), ("google/IFEval", None, "train"),
-    stops=("\nRequest:",),
+    stops=("\nRequest:",), hindrance=unavailable,
 )  # fmt: skip

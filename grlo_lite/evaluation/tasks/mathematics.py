@@ -1,5 +1,6 @@
 """GSM8K, MATH-500, AIME and AMC: asked for a boxed answer, scored by what the answer says and not by how it says it."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
@@ -65,18 +66,23 @@ def competition(rows: list[dict[str, Any]]) -> list[Question]:
     ]
 
 
+def unavailable() -> str:
+    """Why answers cannot be scored here, or nothing where they can."""
+    return "" if find_spec("math_verify") else "its scoring needs math_verify; pip install 'grlo-lite[eval]'"
+
+
 PLAIN_STOPS = ("\n\nProblem:", "\nProblem:")
 
 
 GSM8K = Task(
     "gsm8k", "mathematics", 1, 1024, gsm8k, judged_number, ("gsm8k_test.jsonl", "gsm8k.jsonl"),
-    ("openai/gsm8k", "main", "test"), stops=PLAIN_STOPS,
+    ("openai/gsm8k", "main", "test"), stops=PLAIN_STOPS, hindrance=unavailable,
 )  # fmt: skip
 
 
 MATH500 = Task(
     "math500", "mathematics", 1, 3072, math500, judged_expression, ("math500.jsonl",),
-    ("HuggingFaceH4/MATH-500", None, "test"), stops=PLAIN_STOPS,
+    ("HuggingFaceH4/MATH-500", None, "test"), stops=PLAIN_STOPS, hindrance=unavailable,
 )  # fmt: skip
 
 
@@ -84,7 +90,7 @@ def _competition(name: str, hub: tuple[str, str | None, str] | None) -> Task:
     """Few questions, so 8 samples each at the temperature that the reference figures were sampled at (avg@K)."""
     return Task(
         name, "mathematics", 1, 4096, competition, judged_number, (f"{name}.jsonl",), hub,
-        samples=8, temperature=0.6, top_p=0.95, stops=PLAIN_STOPS,
+        samples=8, temperature=0.6, top_p=0.95, stops=PLAIN_STOPS, hindrance=unavailable,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The suites by name, and the questions of one as the command line changes them."""
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.tasks import chat, choices, code, instructions
@@ -11,22 +11,37 @@ from grlo_lite.evaluation.tasks.questions import Missing, questions_of
 from grlo_lite.evaluation.tasks.task import Question, Task
 
 
-def suite_questions(suite: str, arguments: argparse.Namespace) -> tuple[list[tuple[Task, list[Question]]], list[str]]:
-    """The suite's tasks with their questions, as the command line changes them, and what had to be left out and why.
+@dataclass(frozen=True)
+class Asked:
+    """How much of a suite is asked, and from where; None is what each task says itself."""
 
-    Raises BadInput where nothing is left, or where something is missing under --strict.
+    limit: int | None = None
+    samples: int | None = None
+    max_tokens: int | None = None
+    data_dir: Path | None = None
+    code_allowed: bool = False
+    strict: bool = False  # whether a missing task is an error
+
+
+def suite_questions(
+    suite: str, tasks: tuple[Task, ...], asked_for: Asked
+) -> tuple[list[tuple[Task, list[Question]]], list[str]]:
+    """A suite's tasks with their questions, and what had to be left out and why.
+
+    Raises BadInput where nothing is left, or where something is missing and `strict` is set.
     """
     asked, missing = [], []
-    for task in SUITES[suite]:
+    for task in tasks:
         try:
-            if why := _hindrance(task, arguments.allow_code_execution):
+            if why := _hindrance(task, asked_for.code_allowed):
                 raise Missing(f"{task.name}: {why}")
-            asked.append((_adjusted(task, arguments), questions_of(task, arguments.data_dir, arguments.limit)))
+            questions = questions_of(task, asked_for.data_dir, asked_for.limit)
+            asked.append((_adjusted(task, asked_for), questions))
         except Missing as absent:
             missing.append(str(absent))
     for said in missing:
         print(f"left out: {said}", flush=True)
-    if not asked or (missing and arguments.strict):
+    if not asked or (missing and asked_for.strict):
         more = f"; and {len(missing) - 1} more, listed above" if len(missing) > 1 else ""
         raise BadInput(f"{'not all' if asked else 'nothing'} of suite {suite} can be asked: {missing[0]}{more}")
     return asked, missing
@@ -35,21 +50,16 @@ def suite_questions(suite: str, arguments: argparse.Namespace) -> tuple[list[tup
 def _hindrance(task: Task, code_allowed: bool) -> str:
     from grlo_lite.grading import sandbox
 
-    if task is instructions.IFEVAL:
-        return instructions.unavailable()
-    if task.domain == "mathematics":
-        try:
-            import math_verify  # noqa: F401
-        except ImportError:
-            return "its scoring needs math_verify; pip install 'grlo-lite[eval]'"
+    if why := task.hindrance():
+        return why
     if task.runs_code and not code_allowed:
         return "it runs code that the model wrote; allow that, in the sandbox, with --allow-code-execution"
     return sandbox.unavailable() if task.runs_code else ""
 
 
-def _adjusted(task: Task, arguments: argparse.Namespace) -> Task:
-    max_tokens = min(task.max_tokens, arguments.max_tokens or task.max_tokens)
-    samples = arguments.samples if arguments.samples and task.temperature else task.samples
+def _adjusted(task: Task, asked_for: Asked) -> Task:
+    max_tokens = min(task.max_tokens, asked_for.max_tokens or task.max_tokens)
+    samples = asked_for.samples if asked_for.samples and task.temperature else task.samples
     return replace(task, max_tokens=max_tokens, samples=samples)
 
 
@@ -75,5 +85,5 @@ SUITES: dict[str, tuple[Task, ...]] = {
     "knowledge": KNOWLEDGE,
     "code": CODE,
     "chat": (instructions.IFEVAL, chat.CHAT),
-    "microcosm": (*microcosm_task.EXAMS, microcosm_task.CHAT),
+    "microcosm": (*microcosm_task.exams(), microcosm_task.CHAT),
 }

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from grlo_lite.generation.answers import Sampling
+
 
 @dataclass(frozen=True)
 class Question:
@@ -49,3 +51,8 @@ class Task:
     stops: tuple[str, ...] = ()  # texts that end a plain answer
     limit: int | None = None  # how many questions are asked unless the command line says otherwise
     runs_code: bool = False
+    hindrance: Callable[[], str] = str  # why it cannot be scored here, such as a package that is missing; else empty
+
+    def sampling(self, plain: bool = False) -> Sampling:
+        """How an answer is drawn; only a plain one ends at `stops`, since a turn has an end of its own."""
+        return Sampling(self.max_tokens, self.temperature, self.top_p, self.stops if plain else ())

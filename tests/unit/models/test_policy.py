@@ -6,14 +6,16 @@ from transformers import AutoTokenizer
 from grlo_lite.errors import BadInput
 from grlo_lite.models import backends, chat_template, names, unsloth
 from grlo_lite.models import policy as policies
-from grlo_lite.recipe.schema import Lora
+from grlo_lite.models.backends import Place
+from grlo_lite.recipe.schema import Lora, Model
 
 CPU = torch.device("cpu")
 
 
 def load(**changes):
-    options = {"quantization": "nf4", "lora": Lora(rank=8, alpha=16), "backend": "transformers", "seed": 0} | changes
-    return policies.load(str(names.POLICY), "main", device=CPU, max_tokens=256, **options)
+    options = {"quantization": "nf4", "lora": Lora(rank=8, alpha=16), "seed": 0} | changes
+    base = Model(name="microcosm", quantization=options["quantization"])
+    return policies.load(base, options["lora"], Place(CPU), 256, options["seed"])
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +116,9 @@ def test_a_base_without_a_chat_template_is_asked_in_plain_text(tmp_path):
 
 def test_what_is_no_causal_language_model_is_refused(tmp_path):
     with pytest.raises(BadInput, match="is not a causal language model"):
-        policies.load(str(names.REWARD), "main", "nf4", Lora(), "transformers", CPU, 64, 0)
+        policies.load(Model(name=str(names.REWARD)), Lora(), Place(CPU), 64, 0)
     with pytest.raises(BadInput, match="has no tokenizer"):
-        policies.load(str(tmp_path), "main", "nf4", Lora(), "transformers", CPU, 64, 0)
+        policies.load(Model(name=str(tmp_path)), Lora(), Place(CPU), 64, 0)
     with pytest.raises(BadInput, match=r"lora\.targets=\('nothing',\) cannot be adapted"):
         load(lora=Lora(targets=("nothing",)))
 

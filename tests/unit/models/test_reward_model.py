@@ -17,6 +17,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from grlo_lite.errors import BadInput
 from grlo_lite.models import loading as models
 from grlo_lite.models import names, reward_model
+from grlo_lite.models.backends import Place
 from grlo_lite.recipe import loading as recipes
 
 SHAPE = {
@@ -180,8 +181,8 @@ def _tiny():
 def test_a_reward_model_that_loading_the_policy_changes_is_refused(monkeypatch):
     """As where the policy's loader patches a class that both models share."""
     values = recipes.load("microcosm", [])
-    device = torch.device("cpu")
-    _, [(_, _, judge)] = models.load_policy_and_judges(values, device, "transformers")
+    where = Place(torch.device("cpu"))
+    _, [(_, _, judge)] = models.load_policy_and_judges(values, where)
     scores = reward_model.fixed_scores(judge)
     assert len({round(score, 3) for score in scores}) == 3
     reward_model.require_unchanged("j", scores, [score + 0.009 for score in scores])
@@ -194,4 +195,4 @@ def test_a_reward_model_that_loading_the_policy_changes_is_refused(monkeypatch):
 
     monkeypatch.setattr(models, "load_policy", patching)
     with pytest.raises(BadInput, match="gives other scores once the policy is loaded"):
-        models.load_policy_and_judges(values, device, "transformers")
+        models.load_policy_and_judges(values, where)

@@ -11,16 +11,17 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from grlo_lite import plan, train
+from grlo_lite import plan
 from grlo_lite.errors import BadInput, DoesNotFit
 from grlo_lite.models import names, reward_model
 from grlo_lite.models import policy as policies
+from grlo_lite.models.backends import Place
 from grlo_lite.planning import cards, changes, memory, model_shapes, planner, recipe_cards, shown, this_machine
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe import schema
-from grlo_lite.recipe.schema import Lora
+from grlo_lite.recipe.schema import Lora, Model
 from grlo_lite.rundir import layout
-from grlo_lite.training import resuming
+from grlo_lite.training import fitting, resuming
 
 GPU_RECIPES = [name for name in recipes.shipped() if name != "microcosm"]
 SHAPE_4B = model_shapes.shape_of("model.name", "Qwen/Qwen3-4B-Base")
@@ -90,7 +91,7 @@ def stored(model):
 def test_bytes_equal_the_microcosm_as_it_is_loaded():
     planned = planner.plan(recipes.load("microcosm", []), this_machine.cpu_card()).vram["update"]
     lora = Lora(rank=16, alpha=32)
-    loaded = policies.load(str(names.POLICY), "main", "nf4", lora, "transformers", torch.device("cpu"), 256, 0)
+    loaded = policies.load(Model(name="microcosm"), lora, Place(torch.device("cpu")), 256, 0)
     weights, adapter = stored(loaded.model)
     assert planned["weights"] == pytest.approx(weights, rel=0.01)
     assert planned["adapter"] == adapter
@@ -302,12 +303,12 @@ def test_a_resumed_run_uses_the_commits_it_began_with(tmp_path):
 def test_train_refuses_what_cannot_fit_and_takes_the_plans_sizes():
     wanted = recipes.load("qwen3-4b-24gb", [])
     with pytest.raises(DoesNotFit, match="the cheapest change that fits: "):
-        train._planned(wanted, cards.known_card("VRAM=8"), resuming=False)
-    sized = train._planned(wanted, cards.known_card("rtx4090"), resuming=False)
+        fitting.fitted(wanted, cards.known_card("VRAM=8"), resuming=False)
+    sized = fitting.fitted(wanted, cards.known_card("rtx4090"), resuming=False)
     assert "auto" not in (sized.optimizer.micro_batch, sized.reward.tokens_per_batch)
-    assert train._planned(wanted, cards.known_card("rtx4090"), resuming=True) == wanted
+    assert fitting.fitted(wanted, cards.known_card("rtx4090"), resuming=True) == wanted
     unknown = recipes.load("qwen3-4b-24gb", ["model.name=nobody/nothing"])
-    assert train._planned(unknown, cards.known_card("t4"), resuming=False) == unknown
+    assert fitting.fitted(unknown, cards.known_card("t4"), resuming=False) == unknown
 
 
 RANDOM_SHAPES = [
@@ -328,7 +329,7 @@ def test_bytes_equal_random_models_as_they_are_loaded(numbers, rank, tmp_path):
     made = AutoConfig.for_model(family, **numbers, vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=0)
     AutoModelForCausalLM.from_config(made).save_pretrained(tmp_path)
     lora = Lora(rank=rank, alpha=2 * rank, targets=("q_proj", "down_proj") if rank == 8 else "all-linear")
-    loaded = policies.load(str(tmp_path), "main", "nf4", lora, "transformers", torch.device("cpu"), 64, 0)
+    loaded = policies.load(Model(name=str(tmp_path)), lora, Place(torch.device("cpu")), 64, 0)
     shape = model_shapes.shape_of("model.name", str(tmp_path))
     weights, adapter = stored(loaded.model)
     assert model_shapes.weight_bytes(shape, "nf4", 4, 4) == weights

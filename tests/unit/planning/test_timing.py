@@ -77,7 +77,7 @@ def test_the_microcosms_prompts_were_counted():
     from grlo_lite.models.chat_template import formatted, load_tokenizer
 
     values = recipes.load("microcosm", ["prompts.decontaminate=false"])
-    rows, *_ = prepared.prompt_rows(values)
+    rows = prepared.prompt_rows(values).train
     tokenizer = load_tokenizer(names.policy_path(values), "main")
     lengths = [len(tokenizer(formatted(tokenizer, row), add_special_tokens=False)["input_ids"]) for row in rows]
     assert (round(sum(lengths) / len(lengths)), max(lengths)) == timing.PROMPTS["microcosm"]

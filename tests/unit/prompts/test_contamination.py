@@ -119,6 +119,21 @@ def test_questions_are_found_in_files_folders_and_every_known_column(tmp_path):
         prompts.question_sets([str(tmp_path / "empty")])
 
 
+def test_of_a_question_in_turns_the_first_is_checked_and_it_is_said(tmp_path):
+    file = tmp_path / "mt_bench.jsonl"
+    file.write_text(
+        json.dumps({"question_id": 81, "turns": [QUESTION, "Tell me about the farm of your choice."]}) + "\n"
+    )
+    for place in (str(file), DataSet(source=str(file), column="turns")):
+        sets = prompts.question_sets([place], suite_sets=())
+        kept, _, report = decontaminated([QUESTION, "Tell me about the farm of your choice."], sets)
+        assert kept == ["Tell me about the farm of your choice."]
+        assert report["checked"] == [{"set": "mt_bench.jsonl", "questions": 1, "hits": 1, "first_turns_only": 1}]
+        assert "(of 1 the first turn alone)" in prompts.verdict(report)
+    with pytest.raises(BadInput, match=r"line 1: 'question_id' holds no question, but int '81'; name another column"):
+        prompts.question_sets([DataSet(source=str(file), column="question_id")])
+
+
 def other_punctuation(text, rng):
     return "".join(rng.choice(";,.!-") if char in string.punctuation else char for char in text)
 

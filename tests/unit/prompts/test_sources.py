@@ -63,6 +63,22 @@ def test_earlier_turns_stay_and_the_last_answer_is_left_out_and_said(tmp_path):
     assert notes == [f"1 of the rows of {tmp_path / 'c.jsonl'} ended with an assistant's turn, which is left out"]
 
 
+def test_of_a_list_of_the_users_turns_the_first_is_asked_and_it_is_said(tmp_path):
+    path = tmp_path / "mt_bench.jsonl"
+    rows = [
+        {"question_id": 81, "category": "writing", "turns": ["Write a post.", "Rewrite it."]},
+        {"question_id": 82, "category": "writing", "turns": ["One alone."]},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for column in (None, "turns"):
+        loaded, notes = prompts.load((Part(source=str(path), column=column),), None, 0)
+        assert loaded == [asked("Write a post."), asked("One alone.")]
+        assert notes == [
+            f"1 of the rows of {path} hold several turns of the user, of which only the first is asked: the others "
+            "answer what is not there"
+        ]
+
+
 def test_what_is_ambiguous_is_asked_for_with_the_columns_found(tmp_path):
     path = tmp_path / "two.jsonl"
     path.write_text('{"prompt": "a", "text": "b", "score": 1}\n')
@@ -84,7 +100,8 @@ def test_what_is_ambiguous_is_asked_for_with_the_columns_found(tmp_path):
         ('{"prompt": null}', "line 2: 'prompt' is neither a text nor a list of messages, but null"),
         ('{"prompt": 7}', "line 2: 'prompt' is neither a text nor a list of messages, but int '7'"),
         ('{"prompt": []}', "line 2: 'prompt' is neither a text nor a list of messages, but an empty list"),
-        ('{"prompt": ["x"]}', "line 2: 'prompt', message 1 is str 'x'"),
+        ('{"prompt": ["x", 7]}', "line 2: 'prompt', message 1 is str 'x'"),
+        ('{"prompt": ["\\ud83d"]}', "line 2: 'prompt', turn 1 holds half a surrogate pair"),
         ('{"prompt": [{"role": "user"}]}', "line 2: 'prompt', message 1 has no 'content' (found: role)"),
         ('{"prompt": [{"role": "user", "content": null}]}', "line 2: 'prompt', message 1: 'content' is neither"),
         ('{"prompt": [{"role": "tool", "content": "x"}]}', "line 2: 'prompt', message 1: the role 'tool' is unknown"),

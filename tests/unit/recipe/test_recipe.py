@@ -50,11 +50,26 @@ def test_a_recipe_is_frozen():
             "optimizer.micro_batch=5 does not divide rollout.batch=32; choose a divisor such as 4",
         ),
         ("algorithm.updates_per_rollout=3", "does not divide rollout.batch=32; choose a divisor such as 2"),
-        ("seed=x", "seed='x'"),
-        ("seed=-1", "seed=-1"),
-        ("rollout.top_p=2", "rollout.top_p=2"),
-        ("optimizer.learning_rate=.nan", "optimizer.learning_rate=nan"),
-        ("algorithm.name=ppo", "algorithm.name='ppo' is refused: input should be 'grpo' or 'rloo'"),
+        ("seed=x", "seed='x' is refused: it must be a whole number"),
+        ("seed=1.5", "seed=1.5 is refused: it must be a whole number"),
+        ("seed=[1]", "seed=[1] is refused: it must be a whole number"),
+        ("seed=-1", "seed=-1 is refused: it must be at least 0"),
+        ("seed=4294967296", "seed=4294967296 is refused: it must be less than 4294967296"),
+        ("seed=2020-13-40", "the override 'seed=2020-13-40' is no YAML"),
+        ("rollout.top_p=2", "rollout.top_p=2 is refused: it must be at most 1"),
+        ("rollout.top_p=x", "rollout.top_p='x' is refused: it must be a number"),
+        ("reward.shuffle=7", "reward.shuffle=7 is refused: it must be true or false"),
+        ("budget.hours=0", "budget.hours=0 is refused: it must be greater than 0"),
+        ("optimizer.micro_batch=x", "optimizer.micro_batch='x' is refused: it must be a whole number, or 'auto'"),
+        (
+            "guards.entropy=3",
+            "guards.entropy=3 is refused: it must be a section, with keys such as guards.entropy.limit",
+        ),
+        ("reward.models=3", "reward.models=3 is refused: it must be a list"),
+        ("optimizer.learning_rate=.nan", "optimizer.learning_rate=nan is refused: it must be"),
+        ("prompts.language=xxx", "prompts.language='xxx' is refused: it must be a text of the form ^[a-z]{2}$"),
+        ("rollout.batch=1000000000001", "such as 73"),
+        ("algorithm.name=ppo", "algorithm.name='ppo' is refused: it must be 'grpo' or 'rloo'"),
         ("budget.usd=3", "set budget.usd_per_hour"),
         ("guards.on_overoptimization=keep_best", "set reward.heldout.name"),
         ("reward.models=[{name: microcosm}]", "name a model twice"),
@@ -65,7 +80,7 @@ def test_a_recipe_is_frozen():
         ("seed=[", "is no YAML"),
         ("seed.x=1", "seed={'x': 1} is refused"),
         ("model.name.x=1", "which is a value and not a section"),
-        ("prompts.source=3", "prompts.source=3 is refused: input should be a valid string"),
+        ("prompts.source=3", "prompts.source=3 is refused: it must be a text"),
         ("prompts.source=[]", "prompts.source is an empty list"),
         (
             "prompts.source=[{source: a}, {source: b, weigth: 2}]",
@@ -82,6 +97,37 @@ def test_a_mistake_is_named_with_its_mend(override, told):
         recipes.load("microcosm", [override])
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+LETTERS = "a" * 5000
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (f"seed={LETTERS}", f"seed='{'a' * 52}…{'a' * 25}' is refused"),  # 80 characters with quotes and …
+        (f"seed=0x{LETTERS}", "seed=(a number of thousands of digits) is refused"),
+        (f"seed={'9' * 5000}", "is no YAML"),
+        (f"seed={'[' * 5000}", "is no YAML"),
+        (f"{LETTERS}=1", f"{'a' * 53}…{'a' * 26} is not a key"),
+        (f"model.{LETTERS}=1", "is not a key"),
+        (f"model.{LETTERS}=[", "is no YAML"),
+        (LETTERS, f"the override '{'a' * 52}…{'a' * 25}' has no '='"),
+        (f"reward.models=[{{name: {LETTERS}}}, {{name: {LETTERS}}}]", "name a model twice"),
+        (f"prompts={{source: [{{source: a}}], subset: {LETTERS}}}", "beside a list of sources"),
+    ],
+)
+def test_what_is_refused_is_cut_at_80_characters(override, told):
+    with pytest.raises(BadInput) as refused:
+        recipes.load("microcosm", [override])
+    assert told in str(refused.value)
+    assert "a" * 54 not in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
+def test_a_recipe_of_thousands_of_letters_is_none():
+    with pytest.raises(BadInput, match=r"there is no recipe 'a{52}…a{25}', neither"):
+        recipes.load(LETTERS, [])
 
 
 def test_a_guard_keeps_the_limit_that_is_not_given():
@@ -120,7 +166,7 @@ def test_sources_come_alone_or_as_a_list_and_survive_being_written_out(tmp_path)
         ("just words", "holds no recipe"),
         ("", "holds no recipe"),
         ("model: {name: microcosm}", "prompts is missing"),
-        ("model: microcosm", "model='microcosm'"),
+        ("model: microcosm", "model='microcosm' is refused: it must be a section, with keys such as model.name"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, told):

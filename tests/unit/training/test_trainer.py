@@ -9,17 +9,17 @@ from grlo_lite.machine import device as device_module
 from grlo_lite.models import chat_template, names
 from grlo_lite.models import loading as models
 from grlo_lite.models import policy as policies
+from grlo_lite.models.backends import Place
 from grlo_lite.monitoring.halvings import Halvings
 from grlo_lite.monitoring.pace import Pace
-from grlo_lite.monitoring.recorder import Journal
+from grlo_lite.monitoring.recorder import Recorder
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe import loading as recipes
-from grlo_lite.recipe.schema import Lora
-from grlo_lite.rewards.reward_function import RewardFunction
+from grlo_lite.recipe.schema import Lora, Model
+from grlo_lite.rewards.reward_function import RewardFunction, handed_on
 from grlo_lite.rundir import layout
-from grlo_lite.training import micro_batches
-from grlo_lite.training import trainer as trainer_room
-from grlo_lite.training.trainer import _shared_options, composed_trainer, engine_options
+from grlo_lite.training import micro_batches, trl_inside
+from grlo_lite.training.trainer import Materials, _shared_options, composed_trainer, engine_options
 
 CPU = torch.device("cpu")
 
@@ -75,11 +75,9 @@ def test_the_update_is_the_same_with_and_without_the_padding(change, updates, tm
     """Two steps in micro-batches of four; what is left of a difference is the order of fp32 sums."""
     words = [change, f"algorithm.updates_per_rollout={updates}", "budget.steps=2", "optimizer.micro_batch=4"]
     ours, widths = adapter_after(words, tmp_path / "ours")
-    monkeypatch.setattr(trainer_room, "without_padding", lambda trainer, *_, **__: trainer._prepare_inputs)
+    monkeypatch.setattr(trl_inside, "arrange_micro_batches", lambda *_: None)
     trls, padded = adapter_after(words, tmp_path / "trls")
-    fresh = weights(
-        policies.load(str(names.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 304, 0)
-    )
+    fresh = weights(policies.load(Model(name="microcosm"), Lora(rank=16, alpha=32), Place(CPU), 304, 0))
     assert (ours - trls).norm() < 0.02 * (trls - fresh).norm()
     assert len(widths) == len(padded)
     assert sum(widths) < sum(padded)
@@ -88,32 +86,19 @@ def test_the_update_is_the_same_with_and_without_the_padding(change, updates, tm
 def adapter_after(words, folder):
     """The adapter's weights in one row after a run of TRL's trainer, and the columns of each micro-batch."""
     values = recipes.load("microcosm", [*words, "evaluation.heldout_prompts=0", "prompts.decontaminate=false"])
-    made = policies.load(str(names.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
+    made = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 304, 0)
     judges = [("microcosm", 1.0, models.load_judge(values, values.reward.judges[0], CPU))]
     rewards = RewardFunction(judges, chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)
     run = layout.create(folder, "microcosm", "")
-    journal = Journal(
-        run,
-        rewards,
-        values.budget,
-        1,
-        0,
-        lambda: 0.0,
-        (0, 0),
-        lambda step: {},
-        Halvings(run),
-        "reward_mean",
-        Pace(1, None),
-    )
-    rows, *_ = prepared.prompt_rows(values)
+    recorder = Recorder(run, values, lambda: 0.0, lambda step: {}, Halvings(run), Pace(1, None))
+    rows = prepared.prompt_rows(values).train
     torch.manual_seed(0)
     widths = []
     watched = made.model.register_forward_pre_hook(
         lambda _, __, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
     )
-    composed_trainer(
-        values, run.partial, made, rewards, rows, [journal], CPU, micro_batches.micro_batch(values, CPU)
-    ).train()
+    materials = Materials(made, handed_on(rewards, recorder.take), rows, Place(CPU))
+    composed_trainer(values, materials, run.partial, [recorder], micro_batches.micro_batch(values, CPU)).train()
     watched.remove()
     return weights(made), widths
 
@@ -154,10 +139,36 @@ def test_in_16_bits_the_whole_adapter_learns(tmp_path, monkeypatch):
     """As on a GPU: bf16 around NF4, recomputed activations, and an adapter that TRL would have made bf16 as well."""
     monkeypatch.setattr(device_module, "float_dtype", lambda device: torch.bfloat16)
     words = ["budget.steps=1", "rollout.batch=16", "optimizer.micro_batch=4", "optimizer.gradient_checkpointing=true"]
-    before = policies.load(str(names.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 304, 0)
+    before = policies.load(Model(name="microcosm"), Lora(rank=16, alpha=32), Place(CPU), 304, 0)
     after, _ = adapter_after([*words, "optimizer.learning_rate=1e-5"], tmp_path / "r")
     assert after.dtype == torch.float32
     b_matrices = torch.cat(
         [torch.full((p.numel(),), "lora_B" in n) for n, p in before.model.named_parameters() if p.requires_grad]
     )
     assert (after != weights(before))[b_matrices].float().mean() > 0.99  # in bf16 most updates round to nothing
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_masked_completions_neither_move_the_baseline_nor_the_loss(algorithm, tmp_path):
+    """Advantages by hand, of the answers that ended: GRPO's less their mean, RLOO's less the mean of the others."""
+    values = recipes.load(
+        "microcosm",
+        [f"algorithm.name={algorithm}", "reward.truncated.mode=mask", "rollout.max_tokens=32", "budget.steps=1"],
+    )
+    made = policies.load(str(names.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
+    judges = [("microcosm", 1.0, models.load_judge(values, values.reward.judges[0], CPU))]
+    rewards = RewardFunction(judges, chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)
+    rows, *_ = prepared.prompt_rows(values)
+    trainer = composed_trainer(values, tmp_path, made, rewards, rows, [], CPU, 32)
+    torch.manual_seed(0)
+    rows = [row for row in trainer.train_dataset.select(range(4)) for _ in range(8)]
+    output = trainer._generate_and_score_completions(rows)
+    masked, raw = torch.tensor(rewards.last.masked_B), torch.tensor(rewards.last.raw_B)
+    assert 0 < masked.sum() < 32
+    assert output["completion_mask"].any(1).tolist() == (~masked).tolist()
+    for start in range(0, 32, 8):
+        scores = raw[start : start + 8][~masked[start : start + 8]]
+        others = scores.mean() if algorithm == "grpo" else (scores.sum() - scores) / (len(scores) - 1)
+        expected = torch.zeros(8, dtype=scores.dtype)
+        expected[~masked[start : start + 8]] = (scores - others).nan_to_num()
+        assert output["advantages"][start : start + 8].tolist() == pytest.approx(expected.tolist(), abs=1e-4)

@@ -1,0 +1,27 @@
+"""The algorithms by name: from `algorithm.name` to TRL's trainer and its configuration.
+
+A new one is a function here, its row in ALGORITHMS, and its name in the recipe's schema.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from grlo_lite.recipe.schema import Algorithm
+
+
+def grpo(algorithm: Algorithm, options: dict[str, Any]) -> tuple[Any, Any]:
+    """TRL's GRPO trainer, and its configuration with `options`, which all algorithms share."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    loss = "dr_grpo" if algorithm.loss == "auto" else algorithm.loss
+    return GRPOTrainer, GRPOConfig(**options, loss_type=loss, scale_rewards=algorithm.scale_rewards)
+
+
+def rloo(algorithm: Algorithm, options: dict[str, Any]) -> tuple[Any, Any]:
+    """TRL's RLOO trainer, and its configuration with `options`; its loss is of whole sequences."""
+    from trl import RLOOConfig, RLOOTrainer
+
+    return RLOOTrainer, RLOOConfig(**options, normalize_advantages=algorithm.scale_rewards == "batch")
+
+
+ALGORITHMS: dict[str, Callable[[Algorithm, dict[str, Any]], tuple[Any, Any]]] = {"grpo": grpo, "rloo": rloo}

@@ -1,0 +1,51 @@
+"""Every private name of TRL and of Transformers' Trainer that this project touches.
+
+A test holds the table against what is installed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# what has the name, its name, and what it is relied on for
+TOUCHED = (
+    ("GRPOTrainer", "_prepare_inputs", "gives the next micro-batch, made by a rollout every steps_per_generation"),
+    ("RLOOTrainer", "_prepare_inputs", "the same"),
+    ("GRPOTrainer", "_buffered_inputs", "the micro-batches of the newest rollout"),
+    ("RLOOTrainer", "_buffered_inputs", "the same"),
+    ("GRPOTrainer", "_step", "counts micro-batches"),
+    ("RLOOTrainer", "_step", "the same"),
+    ("GRPOTrainer", "_save_checkpoint", "writes checkpoint-N into output_dir"),
+    ("RLOOTrainer", "_save_checkpoint", "the same"),
+    ("GRPOConfig", "_setup_devices", "the device, worked out once"),
+    ("RLOOConfig", "_setup_devices", "the same"),
+)
+
+
+def arrange_micro_batches(trainer: Any, arranged: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """Makes a trainer take the micro-batches of each rollout as `arranged` gives them back."""
+    prepare = trainer._prepare_inputs
+    seen: list[Any] = [None]
+
+    def prepared(batch: Any) -> dict[str, Any]:
+        inputs = prepare(batch)
+        if not trainer.model.training:
+            return inputs
+        if trainer._buffered_inputs is not seen[0]:
+            trainer._buffered_inputs = seen[0] = arranged(trainer._buffered_inputs)
+        return seen[0][trainer._step % trainer.args.steps_per_generation]
+
+    trainer._prepare_inputs = prepared
+
+
+def set_device(config: Any, device: Any) -> None:
+    """Sets the device of a configuration: one of several CPU processes is told "cpu:0", onto which torch.load restores
+    nothing.
+    """
+    vars(config)["_setup_devices"] = device
+
+
+def written_checkpoint(trainer: Any, update: int) -> Path:
+    """The folder of a checkpoint that the trainer writes now, after `update` optimizer updates."""
+    trainer._save_checkpoint(trainer.model, trial=None)
+    return Path(trainer.args.output_dir) / f"checkpoint-{update}"
