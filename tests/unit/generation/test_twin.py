@@ -90,14 +90,15 @@ from grlo_lite.models.names import POLICY
 from tests.unit.generation.models import generated
 from tests.unit.generation.test_twin import ENDS, bare, decoded, prompts, twin_check
 from grlo_lite.models.unsloth import load_with_unsloth
-from grlo_lite.recipe.schema import Lora
+from grlo_lite.recipe.schema import Lora, Model
 found = {{}}
 for kind in ("llama", "qwen2", "qwen3"):
     bare(kind, vocab_size=768, hidden_size=128, initializer_range=0.2).save_pretrained({folder!r} + kind)
     AutoTokenizer.from_pretrained(POLICY).save_pretrained({folder!r} + kind)
     for how in ("nf4", "none"):
         lora = Lora(rank=4, alpha=4)
-        model = load_with_unsloth({folder!r} + kind, "main", how, lora, torch.device("cpu"), 64, 0, None)
+        named = Model(name={folder!r} + kind, quantization=how)
+        model = load_with_unsloth(named, lora, torch.device("cpu"), 64, 0, None)
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
