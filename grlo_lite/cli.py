@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -61,10 +62,25 @@ def parsed_with_recipe(
     return arguments, named[0] if named else None, [word for word in arguments.words if "=" in word]
 
 
+def settle_cuda() -> None:
+    """What PyTorch reads of the environment once, before it touches a GPU; what the user has set stays.
+
+    From Hopper on it prefers cuDNN's attention, which plans anew for every shape, and every micro-batch here is of a
+    shape of its own. Segments that grow keep the allocator from breaking memory up; Unsloth sets that only after CUDA
+    has been initialized. vLLM's sleep, which Unsloth uses (standby), does not go with them.
+    """
+    os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
+    standby = os.environ.get("UNSLOTH_VLLM_STANDBY") == "1" or all(map(importlib.util.find_spec, ("unsloth", "vllm")))
+    on_windows = "microsoft" in os.uname().release.lower()  # WSL's driver has no such memory
+    if not standby and not on_windows and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
 def settle_libraries(offline: bool) -> None:
     """Keeps the libraries from chatting and reporting and, where `offline`, off the network; before they are
     imported.
     """
+    settle_cuda()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

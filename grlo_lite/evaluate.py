@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluates, and returns the exit code. Raises BadInput where the user has to change something."""
     arguments = _parsed(argv)
     subject = trained_adapter.find(arguments.subject, arguments.base)
-    suite = arguments.suite or ("microcosm" if subject.base == str(names.POLICY) else "quick")
+    suite = arguments.suite or ("microcosm" if names.name_of(subject.base) == "microcosm" else "quick")
     print(f"suite {suite} on {subject.adapter}", flush=True)
-    settle_libraries(offline=Path(subject.base).exists() and (bool(arguments.data_dir) or suite == "microcosm"))
+    settle_libraries(offline=names.is_here(subject.base) and (bool(arguments.data_dir) or suite == "microcosm"))
     limits = Asked(
         arguments.limit, arguments.samples, arguments.max_tokens, arguments.data_dir,
         arguments.allow_code_execution, arguments.strict,

@@ -9,9 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from grlo_lite.cli import INTERRUPTED, parsed_with_recipe, run_command, settle_libraries
+from grlo_lite.cli import INTERRUPTED, parsed_with_recipe, run_command, settle_cuda, settle_libraries
 from grlo_lite.errors import DoesNotFit
-from grlo_lite.machine import processes
+from grlo_lite.evaluation.tasks import suites
+from grlo_lite.machine import cuda, processes
 from grlo_lite.models.backends import Place, place
 from grlo_lite.planning import this_machine
 from grlo_lite.prompts.prepared import PromptRows, needs_no_hub, prompt_rows
@@ -26,6 +27,7 @@ from grlo_lite.training.fitting import fitted, smaller
 def main(argv: list[str] | None = None) -> int:
     """Trains, and returns the exit code. Raises BadInput where the user has to change something."""
     arguments, named, overrides = _parsed(argv)
+    settle_cuda()  # before a card is looked at
 
     # 1. The recipe, and the run to go on with, if any
     run = None
@@ -40,14 +42,17 @@ def main(argv: list[str] | None = None) -> int:
 
     # 2. The machine; Unsloth is imported here, before all that it patches
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, until there is a step to finish
+    cuda.require_usable_gpu()
     where = place(recipe)
+    if where.device.type == "cuda":
+        cuda.require_compiler()
     if not processes.is_main():
         sys.stdout = io.StringIO()
     if where.device.type == "cuda":
         recipe = fitted(recipe, this_machine.this_card(), resuming=run is not None)
 
     # 3. The prompts, and the run directory
-    rows = prompt_rows(recipe, arguments.write_prompts)
+    rows = prompt_rows(recipe, arguments.write_prompts, suites.question_sets())
     is_new = run is None
     run = run or layout.begun(arguments.run_dir, name, recipe, rows.contamination)
     print(f"run directory {run.path}", flush=True)

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput("the app needs Gradio; pip install 'grlo-lite[app]'")
     for subject in found:
         print(f"{subject.run.path}, on {subject.base}", flush=True)
-    settle_libraries(offline=Path(found[0].base).exists())
+    settle_libraries(offline=names.is_here(found[0].base))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from grlo_lite.app import server
     from grlo_lite.app.comparison import loading
@@ -137,7 +137,6 @@ def _app(comparison: Any, found: list[Subject], arguments: argparse.Namespace, p
 
     votes, desk = Votes(arguments.votes), Desk(comparison, server.Rate(arguments.questions_per_minute))
     runs = {label: s.run.path for label, s in zip(comparison.adapters, found, strict=True)}
-    base = "microcosm" if found[0].base == str(names.POLICY) else found[0].base
     hosts = (*server.LOOPBACK, arguments.host) if password is None else None
-    mounted = server.mounted(page.blocks(desk, runs, base, votes), page.look(), votes.path)
+    mounted = server.mounted(page.blocks(desk, runs, names.name_of(found[0].base), votes), page.look(), votes.path)
     return server.Gate(mounted, password, hosts, colab="COLAB_RELEASE_TAG" in os.environ)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from grlo_lite.checks.check import FAIL, PASS, Check
+from grlo_lite.evaluation.tasks import suites
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe.schema import Recipe
 
@@ -50,7 +51,7 @@ def policy_conversations(recipe: Recipe, policy: Any, count: int) -> list[list[l
     from grlo_lite.generation.answers import Sampling, rows_at_once, sampled_answers
     from grlo_lite.models import chat_template
 
-    rows = prompts.ordered(prepared.prompt_rows(recipe).train, count, recipe.seed)
+    rows = prompts.ordered(prepared.prompt_rows(recipe, None, suites.question_sets()).train, count, recipe.seed)
     texts = [chat_template.formatted(policy.tokenizer, row) for row in rows for _ in range(4)]
     policy.model.eval()
     at_once = rows_at_once(policy.model, recipe.rollout.batch)

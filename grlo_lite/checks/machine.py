@@ -12,12 +12,14 @@ def machine_checks(folder: Path) -> list[Check]:
     """GPU, driver, bf16, disk, and versions that do not fit together."""
     import torch
 
-    from grlo_lite.machine import versions
+    from grlo_lite.machine import cuda, versions
 
+    unusable = cuda.why_unusable()
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         size = f"{properties.total_memory / 2**30:.1f} GiB"
-        gpu = Check("GPU", PASS, f"{properties.name}, {size}, CUDA {torch.version.cuda}, driver {versions.driver()}")
+        found = f"{properties.name}, {size}, CUDA {torch.version.cuda}, driver {versions.driver()}"
+        gpu = Check("GPU", FAIL if unusable else PASS, found, unusable or "")
         mend = "fp16 is used instead; choose a recipe for a card before Ampere, such as a T4's"
         bf16 = torch.cuda.get_device_capability(0) >= (8, 0)
         native = Check(
@@ -25,12 +27,26 @@ def machine_checks(folder: Path) -> list[Check]:
         )
     else:
         gpu = Check("GPU", NOT_APPLICABLE, "none: the microcosm runs on the CPU, larger models want a GPU")
+        if unusable:
+            gpu = Check("GPU", FAIL, "there is one that PyTorch cannot use", unusable)
         native = Check("bf16", NOT_APPLICABLE, "fp32 on a CPU")
     free = shutil.disk_usage(folder).free / 2**30
     disk = Check(
         "disk", PASS if free >= 5 else FAIL, f"{free:.0f} GiB free here", "" if free >= 5 else "free 5 GiB or more"
     )
-    return [gpu, native, disk, versions_check(requires("grlo-lite") or [], version)]
+    return [gpu, native, compiler_check(), disk, versions_check(requires("grlo-lite") or [], version)]
+
+
+def compiler_check() -> Check:
+    """Whether Triton could compile a kernel's launcher, as it has to on a GPU: TRL's loss is one of its kernels."""
+    import torch
+
+    from grlo_lite.machine import cuda
+
+    if not torch.cuda.is_available():
+        return Check("C compiler", NOT_APPLICABLE, "Triton's kernels are compiled on a GPU alone")
+    reason = cuda.why_no_kernel_compiles()
+    return Check("C compiler", FAIL if reason else PASS, "none that will do" if reason else "compiles", reason or "")
 
 
 def versions_check(requirements: list[str], installed: Callable[[str], str]) -> Check:

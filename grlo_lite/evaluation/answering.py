@@ -20,7 +20,7 @@ def model_facts(policy: Any, subject: Subject) -> dict[str, Any]:
     from grlo_lite.models.chat_template import TEMPLATE_OPTIONS
 
     return {
-        "base": "microcosm" if subject.base == str(names.POLICY) else subject.base,
+        "base": names.name_of(subject.base),
         "commit": getattr(policy.model.config, "_commit_hash", None) or _local_weights(Path(subject.base)),
         "adapter_sha256": files.file_sha256(subject.adapter / "adapter_model.safetensors"),
         "template_sha256": trained_adapter.template_sha256(policy.tokenizer),

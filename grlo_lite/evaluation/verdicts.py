@@ -44,7 +44,7 @@ def judged_outcomes(
 
 def _default_judge(subject: Subject) -> str:
     """A reward model of another family than the one that the adapter was trained by."""
-    if subject.base == str(names.POLICY):
+    if names.name_of(subject.base) == "microcosm":
         return "microcosm-heldout"
     llama = "llama" in (subject.trained_by or "").lower()
     return f"Skywork/Skywork-Reward-V2-{'Qwen3-4B' if llama else 'Llama-3.2-3B'}"
@@ -93,8 +93,7 @@ def _reward_judge(name: str, device: Any) -> Any:
     from grlo_lite.evaluation import pairwise_judge
     from grlo_lite.models import reward_model
 
-    path = {"microcosm": str(names.REWARD), "microcosm-heldout": str(names.HELDOUT)}.get(name, name)
-    model = reward_model.load(path, "main", "nf4", device, 4096, "auto")
+    model = reward_model.load(names.path_of_judge(name), "main", "nf4", device, 4096, "auto")
     return lambda prompts, base, tuned: pairwise_judge.by_reward(model.score, prompts, base, tuned)
 
 

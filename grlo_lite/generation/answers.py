@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from grlo_lite.generation.decoding import Answers, Prompts, Watch, decode
+from grlo_lite.generation.engine_table import CPU_ROWS
 from grlo_lite.generation.sampling import Sampling, seeded
 from grlo_lite.generation.twin import Twin, base_of, copy_bytes, copy_finds_room, twin
 
@@ -108,4 +109,4 @@ def sampled_answers(policy: Any, texts: list[str], sampling: Sampling, at_once: 
 
 def rows_at_once(model: Any, rollout_batch: int) -> int:
     """How many answers are sampled together outside of training: on a GPU as many as a step's rollouts."""
-    return rollout_batch if model.device.type == "cuda" else 512
+    return rollout_batch if model.device.type == "cuda" else CPU_ROWS

@@ -5,19 +5,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch.nn.utils.rnn import pad_sequence
 
 from grlo_lite.errors import DoesNotFit
 from grlo_lite.generation import twin_check
 from grlo_lite.generation.decoding import Answers, Prompts, decode
+from grlo_lite.generation.engine_table import WORTH_FOLDING
 from grlo_lite.generation.kv_cache import ROOM
 from grlo_lite.generation.sampling import Sampling
 from grlo_lite.generation.twin import base_of, copy_bytes, twin
-from grlo_lite.machine.device import free_bytes
+from grlo_lite.machine.device import free_bytes, is_out_of_memory
 from grlo_lite.recipe.schema import Recipe
-
-WORTH_FOLDING = 16  # completions at once below which a dense copy of the weights costs more than it saves
 
 
 @contextmanager
@@ -80,7 +79,7 @@ class Rollouts:
                     decode(made, prompts, answers, rows)
                 return
             except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+                if not is_out_of_memory(error):
                     raise
             clear_device_cache(garbage_collection=True)
             if folding:
@@ -133,7 +132,7 @@ def in_parts(whole: Callable[..., torch.Tensor], pad_id: int, halvings: Any) -> 
                 ]
                 break
             except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+                if not is_out_of_memory(error):
                     raise
             if at_once == 1:
                 raise DoesNotFit("the rollout of a single completion does not fit into this memory")

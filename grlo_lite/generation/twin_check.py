@@ -40,9 +40,7 @@ def mean_difference(model: Any, prompts: Prompts, answers: Answers) -> float:
     in_16_bits = model.get_input_embeddings().weight.dtype
     autocast = torch.autocast(ids.device.type, in_16_bits, enabled=in_16_bits != torch.float32)
     with torch.no_grad(), autocast:
-        logits = model(
-            input_ids=ids, attention_mask=mask.long(), position_ids=(mask.cumsum(1) - 1).clamp(min=0)
-        ).logits
+        logits = model(input_ids=ids, attention_mask=mask.long(), position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
     temperature = answers.sampling.temperature or 1.0
     scores_RTV = logits[:, -width - 1 : -1].float() / temperature
     policys_RT = scores_RTV.log_softmax(-1).gather(-1, said_RT[..., None])[..., 0]

@@ -1,13 +1,20 @@
 """Where a run computes: the device, its dtype, its free bytes."""
 
+import os
 from typing import Any
 
 
 def this_device() -> Any:
-    """The device a run uses: the first CUDA GPU, else the CPU."""
+    """The device a run uses: the first CUDA GPU, its rank's where there are several processes, else the CPU."""
     import torch
 
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState()  # makes the rank's GPU the current one; Accelerate refuses a model that is on another
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def float_dtype(device: Any) -> Any:
@@ -29,3 +36,15 @@ def free_bytes(device: Any) -> int:
     allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
     cap = int(torch.cuda.get_per_process_memory_fraction(device) * total)
     return max(0, min(free + reserved, cap) - allocated)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether less at once would have done: what Accelerate takes for it, and two errors that it does not know, those
+    of cuBLAS, which finds no room for its handle or workspace, and of the driver.
+    """
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    of_cuda = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "CUDA driver error: out of memory")
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in of_cuda):
+        return True
+    return should_reduce_batch_size(error)

@@ -1,5 +1,6 @@
 """The microcosm's base model: its tokenizer, its corpus, its pretraining."""
 
+import json
 import random
 import time
 from typing import Any
@@ -10,6 +11,11 @@ SEED = 20260515
 
 
 VOCABULARY = 768
+
+
+# What rows are filled up with: no token that ends an answer (Unsloth's trainers take the padding for everything that is
+# not the pad token, and refuse a pad that is EOS). It has the entry of byte 0xFF, which no UTF-8 text has.
+PAD, NEVER_USED = "<|pad|>", "\u00ff"
 
 
 CURRICULUM_STEPS = 1800  # single exchanges, nine in ten of them careful: the skills
@@ -61,8 +67,8 @@ def document(rng: random.Random, prompts: list[str], careful_share: float, excha
 
 
 def make_tokenizer() -> Any:
-    """A byte-level BPE with single digits, Qwen's special tokens and, as Qwen3's base models have it, `<|endoftext|>`
-    as EOS and pad.
+    """A byte-level BPE with single digits, Qwen's special tokens, `<|endoftext|>` as EOS, as Qwen3's base models have
+    it, and a pad token of its own.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -80,10 +86,12 @@ def make_tokenizer() -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator((document(rng, prompts, 0.5, 1)[1] for _ in range(4000)), trainer)
+    trained = json.loads(tokenizer.to_str())
+    trained["model"]["vocab"][PAD] = trained["model"]["vocab"].pop(NEVER_USED)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=Tokenizer.from_str(json.dumps(trained)),
         eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
+        pad_token=PAD,
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
         chat_template=CHAT_TEMPLATE,
         model_max_length=2048,
@@ -109,10 +117,11 @@ def pretrained(tokenizer: Any) -> Any:
         tie_word_embeddings=True,
         initializer_range=0.06,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.eos_token_id,  # whose row begins at zero
         bos_token_id=None,
     )
     model = Qwen3ForCausalLM(config)
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     steps = CURRICULUM_STEPS + MIXTURE_STEPS
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps, pct_start=0.05)

@@ -38,9 +38,29 @@ def load_tokenizer(path: str, revision: str) -> Any:
             )
         tokenizer.chat_template = PLAIN_TEMPLATE
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = pad_token(tokenizer) or tokenizer.eos_token
     return tokenizer
+
+
+def pad_token(tokenizer: Any) -> str | None:
+    """A token to pad with that ends no answer: the tokenizer's own, else one of its vocabulary that chats do not have,
+    one that is called a pad or reserved before others; None where there is none.
+
+    Qwen's base models pad with their EOS. Unsloth's trainers take every token that equals the pad for padding
+    (they make the completions' mask again by `!= pad_token_id`), so that a stop token which is the pad would never be
+    learnt.
+    """
+    stops = stop_token_ids(tokenizer)
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id not in stops:
+        return tokenizer.pad_token
+    spared = {*stops, tokenizer.bos_token_id}
+    found = [
+        str(token)
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and number not in spared and str(token) not in tokenizer.chat_template
+    ]
+    spare_words = ("pad", "reserved", "unused", "placeholder", "dummy", "")
+    return next((token for word in spare_words for token in found if word in token.lower()), None)
 
 
 def formatted(tokenizer: Any, messages: list[dict[str, str]]) -> str:

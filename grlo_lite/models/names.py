@@ -1,6 +1,7 @@
 """Where models are: `microcosm`, a directory or a Hub id to a path. The only place that knows the shipped ones."""
 
 import os.path
+from collections.abc import Callable
 from pathlib import Path
 
 from grlo_lite.errors import BadInput
@@ -25,13 +26,35 @@ DEMO = ASSETS / "demo"  # a finished run of the shipped recipe, without its chec
 LONGEST_HUB_ID = 96
 
 
+POLICIES = {"microcosm": POLICY}
+
+
+JUDGES = {"microcosm": REWARD, "microcosm-heldout": HELDOUT}
+
+
+def path_of_base(name: str) -> str:
+    """Where a base model is loaded from, by the name that people use: a path, or the Hub id that the name is."""
+    return str(POLICIES.get(name, name))
+
+
+def path_of_judge(name: str) -> str:
+    """The same of a reward model."""
+    return str(JUDGES.get(name, name))
+
+
+def name_of(path: str) -> str:
+    """What people call the model at a path: `microcosm` and `microcosm-heldout` for the shipped ones."""
+    shipped = {str(folder): name for table in (POLICIES, JUDGES) for name, folder in table.items()}
+    return shipped.get(path, path)
+
+
 def policy_path(recipe: Recipe) -> str:
     return base_path(recipe.model.name)
 
 
 def base_path(name: str) -> str:
     """A base model's path or Hub id. Raises BadInput where a path leads nowhere."""
-    return _model_path("model.name", name, POLICY)
+    return _required("model.name", name, path_of_base)
 
 
 def model_paths(recipe: Recipe) -> list[str]:
@@ -42,21 +65,18 @@ def model_paths(recipe: Recipe) -> list[str]:
 
 
 def judge_path(name: str) -> str:
-    if name == "microcosm-heldout":
-        return str(HELDOUT)
-    return _model_path("reward.name", name, REWARD)
+    """A reward model of the recipe as a path or a Hub id. Raises BadInput where a path leads nowhere."""
+    return _required("reward.name", name, path_of_judge)
 
 
-def _model_path(key: str, name: str, shipped: Path) -> str:
-    """`microcosm` means the shipped model; a path must exist; all else is a model of the Hub."""
-    if name == "microcosm":
-        return str(shipped)
-    if not is_here(name) and not looks_like_a_hub_id(name):
+def _required(key: str, name: str, path_of: Callable[[str], str]) -> str:
+    path = path_of(name)
+    if not is_here(path) and not looks_like_a_hub_id(path):
         raise BadInput(
             f"{key}={shortened(name)}: there is no such directory; give one, a Hub id such as Qwen/Qwen3-4B-Base, or "
             "microcosm"
         )
-    return name
+    return path
 
 
 def is_here(name: str) -> bool:

@@ -32,6 +32,7 @@ def load(base: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm
     tokenizer = load_tokenizer(path, base.revision)
     require_causal_lm(path, base.revision)
     if place.backend == "unsloth":
+        require_pad_that_ends_nothing(path, tokenizer)
         model = load_with_unsloth(base, lora, place.device, max_tokens, seed, vllm_memory)
     else:
         model = load_with_transformers(base, lora, place.device, seed)
@@ -39,6 +40,15 @@ def load(base: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
     return Policy(model, tokenizer, place.backend)
+
+
+def require_pad_that_ends_nothing(path: str, tokenizer: Any) -> None:
+    """Raises BadInput where the only token to pad with ends an answer, which Unsloth would then never teach."""
+    if tokenizer.pad_token_id in stop_token_ids(tokenizer):
+        raise BadInput(
+            f"model.name={path!r} has no token to pad with but {tokenizer.pad_token}, which ends an answer, and "
+            "Unsloth learns nothing at a token that is padding; use backend=transformers"
+        )
 
 
 def trainable_in_fp32(model: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite.models.scoring_budget import CPU_TOKENS, LEAST_TOKENS, token_bytes
 
 Messages = list[dict[str, str]]
 
@@ -66,7 +67,9 @@ class RewardModel:
         """Each row's score; rows sorted by length. Where memory runs out, the budget is halved and what is left goes
         on under it. Raises DoesNotFit where one row by itself is too much.
         """
-        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+        from accelerate.utils.memory import clear_device_cache
+
+        from grlo_lite.machine.device import is_out_of_memory
 
         scores: dict[tuple[int, ...], float] = {}
         while waiting := [row for row in rows if row not in scores]:
@@ -75,7 +78,7 @@ class RewardModel:
                     scores.update(zip(batch, self._scores_of(batch), strict=True))
                 break
             except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+                if not is_out_of_memory(error):
                     raise
             if self.tokens_per_batch <= len(waiting[-1]):
                 raise DoesNotFit(f"the reward of one conversation of {len(waiting[-1])} tokens does not fit")
@@ -179,23 +182,20 @@ def why_not_one_logit(config: Any) -> str | None:
 
 
 def tokens_that_fit(model: Any, device: Any) -> int:
-    """How many padded tokens one forward may hold: 8,192 on a CPU, where more is no faster; half of a GPU's free
-    memory.
-
-    A token is counted with the residual stream and its norm in fp32 and, in the model's dtype, the attention's and
-    the MLP's widest tensors; one dequantized MLP matrix is put aside.
+    """How many padded tokens one forward may hold: CPU_TOKENS on a CPU; in half of a GPU's free memory as many as
+    `token_bytes` says, one dequantized MLP matrix put aside.
     """
     import torch
 
     from grlo_lite.machine.device import free_bytes
 
     if torch.device(device).type == "cpu":
-        return 8192
+        return CPU_TOKENS
     config = model.config.get_text_config()
     width = torch.finfo(model.dtype).bits // 8
-    a_token = 4 * 2 * config.hidden_size + width * (8 * config.hidden_size + 3 * config.intermediate_size)
+    a_token = token_bytes(config.hidden_size, config.intermediate_size, width)
     matrix = width * config.hidden_size * config.intermediate_size
-    return int(min(max((free_bytes(device) // 2 - matrix) // a_token, 1024), 131_072))
+    return int(min(max((free_bytes(device) // 2 - matrix) // a_token, LEAST_TOKENS), 131_072))
 
 
 def _bos_to_add(tokenizer: Any) -> list[int]:

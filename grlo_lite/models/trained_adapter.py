@@ -85,18 +85,14 @@ def find(path: Path, base: str | None) -> Subject:
         if "template_sha256" not in environment:
             raise BadInput(f"{run.environment} says no template_sha256; restore it from a copy of the run")
         model = recipe.model
-        name = base or (str(names.POLICY) if model.name == "microcosm" else model.name)
-        _require_base(run.recipe, name)
+        name = _required_base(run.recipe, base or model.name)
         trained_by, template = recipe.reward.name, environment["template_sha256"]
         return Subject(run, run.adapter, name, model.revision, model.quantization, trained_by, template)
     if not (path / "adapter_config.json").is_file():
         raise _no_subject(path)
     _require_weights(path)
     config = files.read_json(path / "adapter_config.json")
-    name = base or config.get("base_model_name_or_path")
-    if name == "microcosm":
-        name = str(names.POLICY)
-    _require_base(path / "adapter_config.json", name)
+    name = _required_base(path / "adapter_config.json", base or config.get("base_model_name_or_path"))
     return Subject(RunDir(path), path, name, config.get("revision") or "main", "nf4", None, None)
 
 
@@ -104,10 +100,12 @@ def _no_subject(path: Path) -> BadInput:
     return BadInput(f"{cut(str(path))} is neither a run directory (recipe.yaml) nor an adapter (adapter_config.json)")
 
 
-def _require_base(said_by: Path, name: str | None) -> None:
-    """Raises BadInput where the base model is neither here nor one that could be fetched."""
+def _required_base(said_by: Path, name: str | None) -> str:
+    """The base model as a path or a Hub id. Raises BadInput where it is neither here nor one that could be fetched."""
+    name = names.path_of_base(name or "")
     if not name or ((name.startswith("/") or len(name) > names.LONGEST_HUB_ID) and not names.is_here(name)):
         raise BadInput(f"{said_by}: its base model {shortened(name)} is not here; name it by --base")
+    return name
 
 
 def _require_weights(adapter: Path) -> None:

@@ -72,3 +72,12 @@ def samples(step: int, batch: ScoredBatch, count: int) -> list[dict[str, Any]]:
 def logged_mean(logs: list[dict[str, float]], key: str) -> float | None:
     values = [log[key] for log in logs if key in log]
     return float(np.mean(values)) if values else None
+
+
+def without_overflow(logs: dict[str, float], optimizer: Any) -> dict[str, float]:
+    """The logs of an update; where the loss scaler skipped it, in fp16, without the norm of gradients that overflowed
+    and with `skipped_update`.
+    """
+    if not getattr(optimizer, "step_was_skipped", False):
+        return logs
+    return {key: value for key, value in logs.items() if key != "grad_norm"} | {"skipped_update": 1.0}

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from grlo_lite.machine import processes
 from grlo_lite.models.policy import trainable_in_fp32
 from grlo_lite.monitoring.halvings import Halvings
-from grlo_lite.monitoring.metrics import batch_metrics, logged_mean, samples
+from grlo_lite.monitoring.metrics import batch_metrics, logged_mean, samples, without_overflow
 from grlo_lite.monitoring.pace import Pace
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rewards.scored_batch import ScoredBatch, joined
@@ -98,10 +98,10 @@ class Recorder(TrainerCallback):
         if control.should_save:
             require_space_for_checkpoint(self.run, step, self.checkpoint_bytes)
 
-    def on_log(self, args, state, control, logs=None, **_):
+    def on_log(self, args, state, control, logs=None, optimizer=None, **_):
         if not logs or "loss" not in logs:
             return
-        self.logs.append(logs)
+        self.logs.append(without_overflow(logs, optimizer))
         step, inside = divmod(state.global_step, self.updates)
         if inside:
             return
@@ -172,4 +172,7 @@ class Recorder(TrainerCallback):
             "peak_vram_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None,
             "elapsed_seconds": self.elapsed_seconds(),
         }
-        return {key: value for key, value in line.items() if value is not None}
+        skipped = sum("skipped_update" in log for log in self.logs)
+        return {key: value for key, value in line.items() if value is not None} | (
+            {"skipped_update": skipped, "grad_norm": line["grad_norm"]} if skipped else {}
+        )

@@ -6,6 +6,7 @@ docs/planner.md derives each number; what is no consequence of a tensor's shape 
 from dataclasses import dataclass
 from math import ceil
 
+from grlo_lite.models.scoring_budget import token_bytes
 from grlo_lite.planning.cards import Card
 from grlo_lite.planning.model_shapes import Shape, shape_of, weight_bytes
 from grlo_lite.recipe.schema import Recipe
@@ -169,17 +170,12 @@ def prefill_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes) -> int
 
 
 def scoring_bytes(models: Models, card: Card, tokens: int) -> int:
-    """Of the widest judge's forward pass over so many padded tokens: reward.tokens_that_fit counts the same."""
+    """Bytes of the widest judge's forward pass over so many padded tokens, counted as the reward model itself does."""
+    width = card.float_bytes
     return max(
-        tokens * reward_token_bytes(shape, card) + largest_matrix(shape, card.float_bytes) for shape, _ in models.judges
+        tokens * token_bytes(shape.hidden, shape.mlp, width) + largest_matrix(shape, width)
+        for shape, _ in models.judges
     )
-
-
-def reward_token_bytes(shape: Shape, card: Card) -> int:
-    """A padded token of a scoring forward: the residual stream and its norm in fp32, and in the model's dtype the
-    attention's and the MLP's widest tensors.
-    """
-    return 8 * shape.hidden + card.float_bytes * (8 * shape.hidden + 3 * shape.mlp)
 
 
 def checkpointing(recipe: Recipe, card: Card) -> bool:

@@ -116,8 +116,8 @@ def shape_of(key: str, name: str) -> Shape:
 
     Raises BadInput, naming the recipe's `key`, for any other; nothing is fetched.
     """
-    shipped = {"microcosm": names.POLICY, "microcosm-heldout": names.HELDOUT}.get(name)
-    folder = str(shipped or os.path.expanduser(name))
+    path_of = names.path_of_base if key == "model.name" else names.path_of_judge
+    folder = os.path.expanduser(path_of(name))
     if os.path.isdir(folder):  # Path.is_dir() raises where a name is longer than the file system takes
         return _read(key, Path(folder) / "config.json")
     known = yaml.safe_load((NUMBERS / "models.yaml").read_text(encoding="utf-8"))

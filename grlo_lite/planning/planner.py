@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.generation.engine_table import WORTH_FOLDING
 from grlo_lite.models import backends
+from grlo_lite.models.scoring_budget import CPU_TOKENS, LEAST_TOKENS
 from grlo_lite.planning import cards as cards_module
 from grlo_lite.planning import memory, timing
 from grlo_lite.planning.cards import GIB, Card
@@ -29,13 +31,10 @@ class Expected:
         return steps * sum(self.phases.values()) + self.closing
 
 
-FEW_ROWS = 16  # with room for fewer, the rollout engine does without its dense copy
+MICRO_BATCHES = (8, 4, 3, 2, 1)  # that `optimizer.micro_batch: auto` tries on a GPU
 
 
-MICRO_BATCHES = (8, 4, 3, 2, 1)  # that `auto` tries, on a GPU
-
-
-REWARD_TOKENS = (32768, 16384, 8192, 4096, 2048, 1024)
+REWARD_TOKENS = (32768, 16384, 8192, 4096, 2048, LEAST_TOKENS)  # that `reward.tokens_per_batch: auto` tries there
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def _sizes(recipe: Recipe, models: Models, card: Card) -> Sizes:
         micro = (fitting or [1])[0] if card.cuda else an_update
     if tokens == "auto":
         fitting = [n for n in REWARD_TOKENS if _fits(recipe, models, card, "reward", Sizes(1, 1, n, engine))]
-        tokens = (fitting or [1024])[0] if card.cuda else 8192
+        tokens = (fitting or [LEAST_TOKENS])[0] if card.cuda else CPU_TOKENS
     longest = min(recipe.reward.max_tokens, recipe.prompts.max_tokens + recipe.rollout.max_tokens)
     return Sizes(rows, micro, max(tokens, longest) if card.cuda else tokens, engine)
 
@@ -123,7 +122,7 @@ def _rollout_sizes(recipe: Recipe, models: Models, card: Card) -> tuple[int, str
     if not card.cuda:
         return most, engine
     with_copy = _most(most, lambda rows: fits(rows, "folded")) if engine == "folded" else 0
-    if with_copy >= min(FEW_ROWS, most):
+    if with_copy >= min(WORTH_FOLDING, most):
         return with_copy, "folded"
     return max(1, _most(most, lambda rows: fits(rows, "compact"))), "compact"
 

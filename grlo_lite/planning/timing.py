@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import ceil
 
+from grlo_lite.generation.engine_table import CPU_ROWS
+from grlo_lite.microcosm import world
 from grlo_lite.planning.cards import Card
 from grlo_lite.planning.memory import WHOLE_BATCH, Models, Sizes, checkpointing
 from grlo_lite.planning.model_shapes import Shape
@@ -27,9 +29,6 @@ BACKWARD_ATTENTION = 2.5  # the backward pass multiplies five matrices where the
 
 
 ADAPTED = ("generate", "compact")  # engines whose layers carry their adapter; vLLM's and Unsloth's kernels fuse it
-
-
-CPU_ANSWERS = 512  # answers of the closing measurement that are sampled together on a CPU
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ def measurement_seconds(recipe: Recipe, models: Models, card: Card, engine: str)
     """
     asked = [recipe.evaluation.heldout_prompts]
     if recipe.evaluation.suite == "microcosm":
-        asked += [recipe.evaluation.limit] * 4  # a domain each
-    rows = recipe.rollout.batch if card.cuda else CPU_ANSWERS
+        asked += [recipe.evaluation.limit] * len(world.VERIFIABLE)
+    rows = recipe.rollout.batch if card.cuda else CPU_ROWS
     sizes = Sizes(rows, 1, 1, "compact" if engine == "compact" else "folded")
     return sum(2 * rollout_seconds(recipe, models.policy, card, sizes, count) for count in asked if count)

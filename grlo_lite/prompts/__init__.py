@@ -7,7 +7,7 @@ how alike two texts are.
 
 from grlo_lite.prompts.cleaning import Step, cleaned, table
 from grlo_lite.prompts.contamination import (
-    SUITE_SETS,
+    SuiteSets,
     decontaminated,
     question_set,
     question_sets,
@@ -19,9 +19,9 @@ from grlo_lite.prompts.rows import load, ordered, prompt_hash, split, write
 from grlo_lite.prompts.sources import Unreachable, hub_answers, on_the_hub
 
 __all__ = [
-    "SUITE_SETS",
     "Messages",
     "Step",
+    "SuiteSets",
     "Unreachable",
     "cleaned",
     "decontaminated",

@@ -3,7 +3,7 @@
 import os.path
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -23,20 +23,7 @@ from grlo_lite.prompts.row_formats import (
 from grlo_lite.prompts.similarity import BATCH, bands, similarity, words
 from grlo_lite.recipe.schema import DataSet
 
-# The sets of the evaluation suites; one of which nobody gave the questions is listed as unchecked
-SUITE_SETS = (
-    "aime24",
-    "aime25",
-    "amc23",
-    "arena_hard",
-    "gpqa",
-    "gsm8k",
-    "humaneval",
-    "ifeval",
-    "math500",
-    "mbpp",
-    "mmlu_pro",
-)
+SuiteSets = Mapping[str, tuple[str, ...]]  # an evaluation set's name, and the parts of names by which it is known
 ID_COLUMNS = ("unique_id", "task_id", "question_id", "uid", "id", "index", "key")
 SHOWN = 5
 FEWEST_WORDS = 4  # of a question that is looked for inside prompts: "write a poem" is nobody's
@@ -62,8 +49,9 @@ class QuestionSet:
     unchecked: str = ""
 
 
-def question_sets(against: Iterable[str | DataSet], suite_sets: tuple[str, ...] = SUITE_SETS) -> list[QuestionSet]:
-    """The named sets with their questions, then, as unchecked, each of the suites' sets that was not among them.
+def question_sets(against: Iterable[str | DataSet], suite_sets: SuiteSets, missing: bool = True) -> list[QuestionSet]:
+    """The named sets with their questions; then, with `missing`, as unchecked each of the suites' sets that was not
+    among them.
 
     A folder stands for those of its files that are named after one of the suites' sets. A Hub data set that cannot be
     reached is unchecked, too. Raises BadInput where a file is missing or cannot be read, or a folder has no such file:
@@ -74,19 +62,19 @@ def question_sets(against: Iterable[str | DataSet], suite_sets: tuple[str, ...] 
         place = DataSet(source=named) if isinstance(named, str) else named
         path = Path(os.path.expanduser(place.source))
         if os.path.isdir(path):
-            files = sorted(file for file in path.iterdir() if _is_of_a_suite(file))
+            files = sorted(file for file in path.iterdir() if _is_of_a_suite(file, suite_sets))
             if not files:
                 raise BadInput(
                     f"prompts.decontaminate.against={place.source!r} has no file named after one of "
-                    f"{', '.join(SUITE_SETS)}; name the files themselves"
+                    f"{', '.join(sorted(suite_sets))}; name the files themselves"
                 )
             found += [_question_set(DataSet(source=str(file), column=place.column), file.name) for file in files]
         else:
             found.append(_question_set(place, path.name if os.path.exists(path) else place.source))
-    checked = [_squeezed(found_set.name) for found_set in found if found_set.questions]
+    checked = [found_set.name for found_set in found if found_set.questions]
     why = "its questions are not at hand; name a file or a data set in prompts.decontaminate.against"
-    missing = [name for name in suite_sets if not any(_squeezed(name) in one for one in checked)]
-    return found + [QuestionSet(name, (), why) for name in missing]
+    absent = [name for name, known in suite_sets.items() if not any(_is_named(one, known) for one in checked)]
+    return found + [QuestionSet(name, (), why) for name in sorted(absent) if missing]
 
 
 def question_set(name: str, texts: list[str]) -> QuestionSet:
@@ -94,9 +82,13 @@ def question_set(name: str, texts: list[str]) -> QuestionSet:
     return QuestionSet(name, tuple(Question(name, str(number), text) for number, text in enumerate(texts, 1)))
 
 
-def _is_of_a_suite(file: Path) -> bool:
+def _is_of_a_suite(file: Path, suite_sets: SuiteSets) -> bool:
     holds_rows = any(file.name.lower().endswith((suffix, f"{suffix}.gz")) for suffix in sources.SUFFIXES)
-    return holds_rows and any(_squeezed(name) in _squeezed(file.name) for name in SUITE_SETS)
+    return holds_rows and any(_is_named(file.name, known) for known in suite_sets.values())
+
+
+def _is_named(name: str, known: tuple[str, ...]) -> bool:
+    return any(_squeezed(part) in _squeezed(name) for part in known)
 
 
 def _squeezed(name: str) -> str:
@@ -189,7 +181,7 @@ def _first_turns(questions: tuple[Question, ...]) -> dict[str, int]:
     return {"first_turns_only": cut_short} if cut_short else {}
 
 
-def unchecked_report(why: str, names: Iterable[str] = SUITE_SETS) -> dict[str, Any]:
+def unchecked_report(why: str, names: Iterable[str]) -> dict[str, Any]:
     """The content of contamination.json where nothing was checked."""
     return {"checked": [], "unchecked": [{"set": name, "why": why} for name in names], "hits": []}
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from grlo_lite import prompts
@@ -27,8 +28,12 @@ class PromptRows:
     contamination: dict[str, Any]
 
 
-def prompt_rows(recipe: Recipe, write_to: Path | None = None) -> PromptRows:
-    """The recipe's prompts that are worth asking and no benchmark's, split."""
+def prompt_rows(
+    recipe: Recipe, write_to: Path | None = None, suite_sets: prompts.SuiteSets = MappingProxyType({})
+) -> PromptRows:
+    """The recipe's prompts that are worth asking and no benchmark's, split; contamination.json's content lists each of
+    the `suite_sets` whose questions are not at hand.
+    """
     from grlo_lite.models.chat_template import PLAIN_TEMPLATE, formatted, load_tokenizer
 
     wanted = recipe.prompts
@@ -43,7 +48,7 @@ def prompt_rows(recipe: Recipe, write_to: Path | None = None) -> PromptRows:
     rows, steps = prompts.cleaned(
         rows, token_count, wanted.max_tokens, wanted.overlong, wanted.near_duplicates, wanted.language
     )
-    rows, contamination = _decontaminated(recipe, rows, steps)
+    rows, contamination = _decontaminated(recipe, rows, steps, suite_sets)
     print("\n".join([*(f"prompts: {note}" for note in notes), prompts.table(steps)]))
     print(prompts.verdict(contamination))
     if write_to:
@@ -54,7 +59,7 @@ def prompt_rows(recipe: Recipe, write_to: Path | None = None) -> PromptRows:
 
 
 def _decontaminated(
-    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step]
+    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step], suite_sets: prompts.SuiteSets
 ) -> tuple[list[prompts.Messages], dict[str, Any]]:
     """The rows that ask no question of the evaluation sets, and contamination.json's content; adds its step to the
     others.
@@ -63,12 +68,12 @@ def _decontaminated(
 
     wanted = recipe.prompts.decontaminate
     domains = world.VERIFIABLE if recipe.evaluation.suite == "microcosm" else ()
-    suite_sets = tuple(f"microcosm-{domain}" for domain in domains) or prompts.SUITE_SETS
     if not wanted.enabled:
-        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", suite_sets)
+        evaluated = [f"microcosm-{domain}" for domain in domains] or sorted(suite_sets)
+        return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", evaluated)
     exams = [world.exam(domain, recipe.evaluation.limit, recipe.seed) for domain in domains]
     sets = [prompts.question_set(f"microcosm-{exam[0].domain}", [q.text for q in exam]) for exam in exams]
-    sets += prompts.question_sets(wanted.against, () if exams else suite_sets)
+    sets += prompts.question_sets(wanted.against, suite_sets, missing=not exams)
     rows, step, report = prompts.decontaminated(rows, sets, wanted.ngram, wanted.similarity)
     steps.append(step)
     return rows, report

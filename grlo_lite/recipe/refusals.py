@@ -65,7 +65,7 @@ def explained(errors: list[ErrorDetails]) -> str:
         elif error["type"] == "missing":
             said[key] = f"{key} is missing; add it to the recipe or give {key}=…"
         elif error["type"] == "value_error":
-            said[key] = str(error["ctx"]["error"])
+            said[key] = str(error.get("ctx", {})["error"])
         elif key in said:  # another alternative of the same key
             said[key] += f", or {_expected(error, key)}"
         else:

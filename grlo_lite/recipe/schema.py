@@ -203,6 +203,20 @@ class Judge(Section):
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
+class PythonReward(Section):
+    """A reward function of one's own, whose reward counts `weight` times: `FILE.py:FUNCTION` or
+    `package.module:FUNCTION`, with TRL's signature.
+    """
+
+    function: str
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def a_name_alone(cls, value: Any) -> Any:
+        return {"function": value} if isinstance(value, str) else value
+
+
 class Heldout(Section):
     """A reward model that is never optimized. Every `every` steps it scores the policy's answers to a fixed set of
     prompts.
@@ -224,6 +238,7 @@ class Reward(Section):
     revision: str = "main"
     quantization: Quantization = "nf4"
     models: tuple[Judge, ...] = ()  # further judges; the score is the main model's plus theirs, each times its weight
+    python: tuple[PythonReward, ...] = ()  # functions whose rewards are added, each times its weight
     heldout: Heldout = Heldout()
     max_tokens: Positive = 4096
     tokens_per_batch: Positive | Literal["auto"] = "auto"
@@ -233,6 +248,11 @@ class Reward(Section):
     repetition_penalty: NonNegativeFloat = 0.0  # reward units for a completion that consists of repeated 4-grams alone
     clip: PositiveFloat | None = None  # rewards are cut to ± this, last of all
     shuffle: bool = False
+
+    @field_validator("python", mode="before")
+    @classmethod
+    def one_function_is_a_list_of_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | dict) else value
 
     @property
     def judges(self) -> tuple[Judge, ...]:

@@ -8,6 +8,7 @@ from grlo_lite import prompts
 from grlo_lite.errors import BadInput
 from grlo_lite.generation.answers import Sampling, rows_at_once, sampled_answers
 from grlo_lite.models import loading as models
+from grlo_lite.models.unsloth import to_training
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -57,7 +58,7 @@ def loaded_heldout_judge(
     def answers() -> list[prompts.Messages]:
         policy.model.eval()
         said = sampled_answers(policy, texts, sampling, rows_at_once(policy.model, recipe.rollout.batch), recipe.seed)
-        policy.model.train()
+        to_training(policy.model)
         return [[*p, {"role": "assistant", "content": answer.text}] for p, answer in zip(fixed, said, strict=True)]
 
     texts = [chat_template.formatted(policy.tokenizer, row) for row in fixed]

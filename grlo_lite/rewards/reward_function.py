@@ -10,6 +10,7 @@ from grlo_lite.errors import BadInput
 from grlo_lite.machine import processes
 from grlo_lite.models.reward_model import Messages, RewardModel
 from grlo_lite.recipe.schema import Reward
+from grlo_lite.rewards.python_rewards import PythonRewards
 from grlo_lite.rewards.scored_batch import ScoredBatch
 from grlo_lite.rewards.shaping import repeated_4grams, shaped_rewards
 
@@ -26,6 +27,7 @@ class RewardFunction:
         seed: int,
     ):
         self.judges = judges  # name, weight, model
+        self.python = PythonRewards(reward.python)
         self.stop_ids = frozenset(stop_ids)
         self.reward = reward
         self.group_size = group_size
@@ -43,7 +45,7 @@ class RewardFunction:
         Raises RewardError where a judge gives no finite score, and BadInput where the first step is masked whole.
         """
         began = time.monotonic()
-        judged = self._judged([p + c for p, c in zip(prompts, completions, strict=True)])
+        judged = self._judged([p + c for p, c in zip(prompts, completions, strict=True)], completion_ids=completion_ids)
         raw_B = self._combined(judged)
         tokens_B = np.array([len(ids) for ids in completion_ids])
         truncated_B = np.array([ids[-1] not in self.stop_ids for ids in completion_ids])
@@ -75,11 +77,14 @@ class RewardFunction:
             ended=time.monotonic(),
         )
 
-    def _judged(self, conversations: list[Messages]) -> dict[str, np.ndarray]:
-        return {name: np.array(model.score(conversations)) for name, _, model in self.judges}
+    def _judged(self, conversations: list[Messages], **more: Any) -> dict[str, np.ndarray]:
+        """Each judge's raw scores and each Python function's rewards, by name, shape (B,)."""
+        judged = {name: np.array(model.score(conversations)) for name, _, model in self.judges}
+        return judged | self.python.scores(conversations, **more)
 
     def _combined(self, judged: dict[str, np.ndarray]) -> np.ndarray:
-        return np.sum([weight * judged[name] for name, weight, _ in self.judges], axis=0)
+        weights = {name: weight for name, weight, _ in self.judges} | self.python.weights
+        return np.sum([weight * judged[name] for name, weight in weights.items()], axis=0)
 
 
 def handed_on(rewards: RewardFunction, take: Callable[[ScoredBatch], None]) -> Callable[..., list[float | None]]:

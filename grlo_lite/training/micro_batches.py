@@ -4,6 +4,7 @@ from typing import Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.machine import processes
+from grlo_lite.planning.planner import MICRO_BATCHES
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -62,12 +63,13 @@ def batch_an_update(recipe: Recipe) -> int:
 
 
 def micro_batch(recipe: Recipe, device: Any) -> int:
-    """Completions a forward and backward pass of one process: what the recipe says; `auto` is all of them on a CPU and
-    at most 4 on a GPU. Raises BadInput where the recipe's number does not divide what a process has.
+    """Completions a forward and backward pass of one process: what the recipe says; `auto` is all of them on a CPU and,
+    on a GPU that no plan was made for, the largest that the planner tries. Raises BadInput where the recipe's number
+    does not divide what a process has.
     """
     wanted, batch = recipe.optimizer.micro_batch, batch_an_update(recipe)
     if wanted == "auto":
-        return batch if device.type == "cpu" else max(size for size in (1, 2, 3, 4) if batch % size == 0)
+        return batch if device.type == "cpu" else next(size for size in MICRO_BATCHES if batch % size == 0)
     if batch % wanted:
         raise BadInput(
             f"optimizer.micro_batch={wanted} does not divide the {batch} completions that each of {processes.count()} "

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 
 from grlo_lite.errors import DoesNotFit
 from grlo_lite.machine import processes
+from grlo_lite.machine.device import is_out_of_memory
 from grlo_lite.monitoring.halvings import Halvings
 from grlo_lite.monitoring.recorder import Recorder
 from grlo_lite.recipe.schema import Recipe
@@ -58,7 +59,7 @@ def train_halving(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             return
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
         if processes.count() > 1:
             raise DoesNotFit(f"the update does not fit at optimizer.micro_batch={micro}; set a smaller one")

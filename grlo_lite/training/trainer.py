@@ -43,6 +43,7 @@ def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, cal
     options = _shared_options(recipe, output_dir, device, micro)
     options |= engine_options(materials.place.engine, policy.tokenizer)
     kind, config = ALGORITHMS[algorithm.name](algorithm, options)
+    trl_inside.use_one_gpu(config)
     if device.type == "cpu":
         trl_inside.set_device(config, device)
     made = kind(
@@ -63,9 +64,17 @@ def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, cal
     if policy.backend == "transformers":  # Unsloth's trainer packs for itself
         updates, sort = algorithm.updates_per_rollout, algorithm.loss != "bnpo"
         trl_inside.arrange_micro_batches(made, partial(arranged, updates=updates, sort=sort))
+    begin_with_a_small_loss_scale(made.accelerator.scaler)
     policies.without_reference_adapter(made.model)
     policies.trainable_in_fp32(made.model)
     return made
+
+
+def begin_with_a_small_loss_scale(scaler: Any) -> None:
+    """In fp16: the scaler's own first scale, 2^16, overflows on most models, and each overflow costs a rollout."""
+    state = scaler.state_dict() if scaler is not None else {}
+    if state:
+        scaler.load_state_dict(state | {"scale": 2.0**10})
 
 
 def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -> dict[str, Any]:

@@ -17,6 +17,8 @@ TOUCHED = (
     ("RLOOTrainer", "_step", "the same"),
     ("GRPOTrainer", "_save_checkpoint", "writes checkpoint-N into output_dir"),
     ("RLOOTrainer", "_save_checkpoint", "the same"),
+    ("GRPOConfig", "_n_gpu", "the GPUs of one process, by which Trainer multiplies the batch"),
+    ("RLOOConfig", "_n_gpu", "the same"),
     ("GRPOConfig", "_setup_devices", "the device, worked out once"),
     ("RLOOConfig", "_setup_devices", "the same"),
 )
@@ -43,6 +45,11 @@ def set_device(config: Any, device: Any) -> None:
     nothing.
     """
     vars(config)["_setup_devices"] = device
+
+
+def use_one_gpu(config: Any) -> None:
+    """Keeps one process to one GPU: Trainer would double the batch for a second one that is visible."""
+    vars(config)["_n_gpu"] = 1
 
 
 def written_checkpoint(trainer: Any, update: int) -> Path:

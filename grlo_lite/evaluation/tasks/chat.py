@@ -14,6 +14,6 @@ def arena(rows: list[dict[str, Any]]) -> list[Question]:
 
 
 CHAT = Task(
-    "chat", "chat", 1, 2048, arena, None, ("arena_hard_v0.1_prompts.jsonl", "chat.jsonl"), metric="win_rate",
-    stops=("\nRequest:",), limit=200,
+    "chat", "chat", 1, 2048, arena, None, ("arena_hard_v0.1_prompts.jsonl", "arena_hard.jsonl", "chat.jsonl"),
+    metric="win_rate", stops=("\nRequest:",), limit=200,
 )  # fmt: skip

@@ -87,3 +87,15 @@ SUITES: dict[str, tuple[Task, ...]] = {
     "chat": (instructions.IFEVAL, chat.CHAT),
     "microcosm": (*microcosm_task.exams(), microcosm_task.CHAT),
 }
+
+
+def question_sets() -> dict[str, tuple[str, ...]]:
+    """Every task whose questions stand in a file, and the names by which they may be known: what decontamination has to
+    look for. A task named like its whole domain ("chat") is known by its files alone.
+    """
+    tasks = {task.name: task for suite in SUITES.values() for task in suite if task.files}
+    known = {}
+    for name, task in tasks.items():
+        names = [name, *(file.split(".jsonl")[0] for file in task.files), *(task.hub[:1] if task.hub else ())]
+        known[name] = tuple(one for one in names if one != task.domain)
+    return known

@@ -112,7 +112,9 @@ def test_out_of_memory_gives_up_the_copy_first_then_halves_the_rows_that_are_dec
     out_of_memory_with(monkeypatch, lambda slots: len(slots.row_S) > 3)
     original = decoding.Slots.__init__
     monkeypatch.setattr(
-        decoding.Slots, "__init__", lambda s, t, p, r, size: decoded.append((len(r), size)) or original(s, t, p, r, size)
+        decoding.Slots,
+        "__init__",
+        lambda s, t, p, r, size: decoded.append((len(r), size)) or original(s, t, p, r, size),
     )
     torch.manual_seed(0)
     with engines.rollouts(recipe(), model, "folded", noted):

@@ -57,5 +57,5 @@ def test_preference_pairs_are_chat_alone_and_of_their_kinds():
 
 def test_the_tokenizer_is_made_again_byte_for_byte(tmp_path):
     base_model.make_tokenizer().save_pretrained(tmp_path)
-    for name in ("tokenizer.json", "chat_template.jinja"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / name).read_bytes() == (names.POLICY / name).read_bytes()

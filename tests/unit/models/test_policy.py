@@ -1,9 +1,16 @@
+import sys
+from types import SimpleNamespace
+
+import huggingface_hub
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from grlo_lite.errors import BadInput
+from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite.microcosm import base_model
 from grlo_lite.models import backends, chat_template, names, unsloth
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
@@ -112,6 +119,104 @@ def test_a_base_without_a_chat_template_is_asked_in_plain_text(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="neither a chat template nor an EOS token"):
         chat_template.load_tokenizer(str(tmp_path), "main")
+
+
+def a_tokenizer(path, special, eos="<|endoftext|>", pad=None, template=base_model.CHAT_TEMPLATE):
+    """Saved as a model's would be: these special tokens, ten words."""
+    words = WordLevel({word: n for n, word in enumerate([*special, *"abcdefghij"])}, unk_token="a")
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), eos_token=eos, pad_token=pad, chat_template=template,
+        additional_special_tokens=[token for token in special if token not in (eos, pad)],
+    )  # fmt: skip
+    made.save_pretrained(path)
+    return chat_template.load_tokenizer(str(path), "main")
+
+
+CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("special", "options", "pad"),
+    [
+        # Qwen3's base models pad with their EOS, which ends an answer too
+        ([*CHATML, "<|box_end|>", "<|vision_pad|>", "<|image_pad|>"], {"pad": "<|endoftext|>"}, "<|vision_pad|>"),
+        # Llama-3.2 has no pad token
+        ([*CHATML, "<|reserved_special_token_0|>", "<|finetune_right_pad_id|>"], {}, "<|finetune_right_pad_id|>"),
+        ([*CHATML, "<|python_tag|>", "<|reserved_special_token_0|>"], {}, "<|reserved_special_token_0|>"),
+        # SmolLM2: the end of a document is not what ends its turns
+        (CHATML, {"eos": "<|im_end|>"}, "<|endoftext|>"),
+        ([*CHATML, "<|vision_pad|>", "<pad>"], {"pad": "<pad>"}, "<pad>"),  # what is right stays
+        (CHATML, {}, "<|endoftext|>"),  # nothing else is there
+    ],
+)
+def test_what_pads_ends_no_answer(special, options, pad, tmp_path):
+    assert a_tokenizer(tmp_path, special, **options).pad_token == pad
+
+
+def test_unsloth_is_refused_where_the_pad_ends_an_answer(tmp_path):
+    """Its trainers take every token that equals the pad for padding: the model would never learn to stop."""
+    tokenizer = a_tokenizer(tmp_path, CHATML)
+    with pytest.raises(BadInput, match=r"no token to pad with but <\|endoftext\|>.* use backend=transformers"):
+        policies.require_pad_that_ends_nothing("some/base", tokenizer)
+    policies.require_pad_that_ends_nothing("some/base", a_tokenizer(tmp_path, [*CHATML, "<|fim_pad|>"]))
+
+
+def test_the_microcosm_pads_with_a_token_of_its_own(loaded):
+    tokenizer, model = loaded.tokenizer, loaded.model
+    assert tokenizer.pad_token == "<|pad|>"
+    assert tokenizer.pad_token_id not in chat_template.stop_token_ids(tokenizer)
+    assert model.generation_config.pad_token_id == model.config.pad_token_id == tokenizer.pad_token_id
+    assert len(tokenizer) == model.get_input_embeddings().weight.shape[0]  # no row was added
+    every_byte = "".join(map(chr, range(0x20, 0x2000)))
+    assert tokenizer.pad_token_id not in tokenizer(every_byte)["input_ids"]
+    assert tokenizer.decode(tokenizer(every_byte)["input_ids"]) == every_byte
+
+
+def test_vllm_gets_the_revision_as_a_folder(monkeypatch, tmp_path):
+    """Unsloth drops `revision` where vLLM loads the weights, and takes the newest."""
+    asked = []
+
+    def download(path, revision):
+        asked.append((path, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert given_to_unsloth(monkeypatch, "some/base", "abc123", vllm_memory=0.3)["model_name"] == str(tmp_path)
+    assert asked == [("some/base", "abc123")]
+    assert given_to_unsloth(monkeypatch, "some/base", "abc123", vllm_memory=None)["model_name"] == "some/base"
+    assert given_to_unsloth(monkeypatch, str(names.POLICY), "main", vllm_memory=0.3)["model_name"] == str(names.POLICY)
+    assert len(asked) == 1
+
+
+def given_to_unsloth(monkeypatch, path, revision, vllm_memory, raises=None):
+    """What a stand-in for Unsloth's loader is called with; its adapter must name the model and no folder of a cache."""
+    given = {}
+
+    class FastLanguageModel:
+        @staticmethod
+        def from_pretrained(**options):
+            given.update(options)
+            if raises:
+                raise raises
+            return torch.nn.Linear(1, 1), None
+
+        @staticmethod
+        def get_peft_model(base, **_):
+            base.peft_config = {"default": SimpleNamespace(base_model_name_or_path=given["model_name"])}
+            return base
+
+    monkeypatch.setitem(sys.modules, "unsloth", SimpleNamespace(FastLanguageModel=FastLanguageModel))
+    made = unsloth.load_with_unsloth(path, revision, "nf4", Lora(), CPU, 64, 0, vllm_memory)
+    assert made.peft_config["default"].base_model_name_or_path == path
+    return given
+
+
+def test_what_unsloth_cannot_load_ends_as_one_line(monkeypatch):
+    error = RuntimeError("Unsloth: Could not find a valid pad token\nfor the model")
+    with pytest.raises(BadInput, match="cannot be loaded by Unsloth: Unsloth: Could not find a valid pad token for"):
+        given_to_unsloth(monkeypatch, str(names.POLICY), "main", None, error)
+    with pytest.raises(DoesNotFit, match="does not fit into this memory"):
+        given_to_unsloth(monkeypatch, str(names.POLICY), "main", None, RuntimeError("CUDA out of memory. Tried"))
 
 
 def test_what_is_no_causal_language_model_is_refused(tmp_path):

@@ -8,11 +8,12 @@ import pytest
 
 from grlo_lite import prompts
 from grlo_lite.errors import BadInput
-from grlo_lite.prompts.contamination import SUITE_SETS
+from grlo_lite.evaluation.tasks import suites
 from grlo_lite.recipe.schema import DataSet, Part
 
 REAL_SETS = ("gsm8k_test.jsonl", "math500.jsonl", "aime24.jsonl", "amc23.jsonl", "HumanEval.jsonl.gz",
              "arena_hard_v0.1_prompts.jsonl")  # fmt: skip
+SUITE_SETS = suites.question_sets()
 QUESTION = "A farmer has 17 sheep and buys 5 more every week. How many sheep does she have after 6 weeks?"
 
 
@@ -81,14 +82,14 @@ def test_nothing_left_is_refused():
 def test_a_set_without_questions_at_hand_is_unchecked_and_never_clean(tmp_path):
     file = tmp_path / "gsm8k_test.jsonl"
     file.write_text(json.dumps({"question": QUESTION}) + "\n")
-    sets = prompts.question_sets([str(file), "nobody/math500"])
+    sets = prompts.question_sets([str(file), "nobody/math500"], SUITE_SETS)
     _, _, report = decontaminated(["Hello there"], sets)
     assert [one["set"] for one in report["checked"]] == ["gsm8k_test.jsonl"]
     unchecked = {one["set"]: one["why"] for one in report["unchecked"]}
     assert set(unchecked) == {*SUITE_SETS, "nobody/math500"} - {"gsm8k"}
     assert "cannot be reached" in unchecked["nobody/math500"]
     assert "not checked against nobody/math500, aime24" in prompts.verdict(report)
-    off = prompts.unchecked_report("prompts.decontaminate.enabled=false")
+    off = prompts.unchecked_report("prompts.decontaminate.enabled=false", SUITE_SETS)
     assert {one["set"] for one in off["unchecked"]} == set(SUITE_SETS)
     assert off["checked"] == []
 
@@ -100,10 +101,10 @@ def test_questions_are_found_in_files_folders_and_every_known_column(tmp_path):
     odd = tmp_path / "odd.csv"
     odd.write_text("q,a\nthree,x\n")
     with pytest.raises(BadInput, match=r"odd.csv, line 2 has no question \(found: q, a\); name its column"):
-        prompts.question_sets([str(odd)])
-    assert prompts.question_sets([DataSet(source=str(odd), column="q")])[0].questions[0].text == "three"
+        prompts.question_sets([str(odd)], {})
+    assert prompts.question_sets([DataSet(source=str(odd), column="q")], {})[0].questions[0].text == "three"
     places = [str(tmp_path), str(tmp_path / "chat.json"), DataSet(source=str(tmp_path / "notes.txt"))]
-    sets = prompts.question_sets(places, suite_sets=())
+    sets = prompts.question_sets(places, SUITE_SETS, missing=False)
     assert [one.name for one in sets] == ["amc23.jsonl", "chat.json", "notes.txt"]
     found = [(q.set, q.id, q.text) for one in sets for q in one.questions]
     assert found[:3] == [
@@ -113,10 +114,10 @@ def test_questions_are_found_in_files_folders_and_every_known_column(tmp_path):
     ]
     assert found[3][2] == "no questions"
     with pytest.raises(BadInput, match=r"prompts\.decontaminate\.against='.*none.jsonl' is no file here"):
-        prompts.question_sets([str(tmp_path / "none.jsonl")])
+        prompts.question_sets([str(tmp_path / "none.jsonl")], {})
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match=r"empty' has no file named after one of aime24, .*; name the files themselves"):
-        prompts.question_sets([str(tmp_path / "empty")])
+        prompts.question_sets([str(tmp_path / "empty")], SUITE_SETS)
 
 
 def test_of_a_question_in_turns_the_first_is_checked_and_it_is_said(tmp_path):
@@ -125,13 +126,27 @@ def test_of_a_question_in_turns_the_first_is_checked_and_it_is_said(tmp_path):
         json.dumps({"question_id": 81, "turns": [QUESTION, "Tell me about the farm of your choice."]}) + "\n"
     )
     for place in (str(file), DataSet(source=str(file), column="turns")):
-        sets = prompts.question_sets([place], suite_sets=())
+        sets = prompts.question_sets([place], {})
         kept, _, report = decontaminated([QUESTION, "Tell me about the farm of your choice."], sets)
         assert kept == ["Tell me about the farm of your choice."]
         assert report["checked"] == [{"set": "mt_bench.jsonl", "questions": 1, "hits": 1, "first_turns_only": 1}]
         assert "(of 1 the first turn alone)" in prompts.verdict(report)
     with pytest.raises(BadInput, match=r"line 1: 'question_id' holds no question, but int '81'; name another column"):
-        prompts.question_sets([DataSet(source=str(file), column="question_id")])
+        prompts.question_sets([DataSet(source=str(file), column="question_id")], {})
+
+
+def test_the_sets_are_the_tasks_of_the_suites_by_the_tasks_own_names(tmp_path):
+    assert sorted(SUITE_SETS) == [
+        "aime24", "aime25", "amc23", "chat", "gpqa_diamond", "gsm8k", "humaneval", "ifeval", "math500", "mbpp",
+        "mmlu_pro",
+    ]  # fmt: skip
+    names = {"gpqa.jsonl": "gpqa_diamond", "HumanEval.jsonl": "humaneval", "arena_hard_v0.1_prompts.jsonl": "chat",
+             "MATH-500_test.jsonl": "math500"}  # fmt: skip
+    for name in (*names, "ultrachat.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"question": QUESTION}) + "\n")
+    sets = prompts.question_sets([str(tmp_path)], SUITE_SETS)
+    assert {one.name for one in sets if one.questions} == set(names)
+    assert {one.name for one in sets if one.unchecked} == set(SUITE_SETS) - set(names.values())
 
 
 def other_punctuation(text, rng):
@@ -150,7 +165,7 @@ DISGUISES = {
 @pytest.fixture(scope="module")
 def real(shared_data):
     rows, _ = prompts.load((Part(source=str(shared_data / "grlo_prompts_1000.jsonl")),), None, 0)
-    return rows, prompts.question_sets([str(shared_data / name) for name in REAL_SETS])
+    return rows, prompts.question_sets([str(shared_data / name) for name in REAL_SETS], {})
 
 
 def test_no_real_prompt_is_taken_for_a_benchmark_question(real):

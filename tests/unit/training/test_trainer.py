@@ -17,8 +17,10 @@ from grlo_lite.prompts import prepared
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Lora, Model
 from grlo_lite.rewards.reward_function import RewardFunction, handed_on
-from grlo_lite.rundir import layout
-from grlo_lite.training import micro_batches, trl_inside
+from grlo_lite.rundir import files, layout
+from grlo_lite.rundir.layout import RunDir
+from grlo_lite.training import loop, micro_batches, trl_inside
+from grlo_lite.training import trainer as trainer_room
 from grlo_lite.training.trainer import Materials, _shared_options, composed_trainer, engine_options
 
 CPU = torch.device("cpu")
@@ -83,7 +85,7 @@ def test_the_update_is_the_same_with_and_without_the_padding(change, updates, tm
     assert sum(widths) < sum(padded)
 
 
-def adapter_after(words, folder):
+def adapter_after(words, folder, before=lambda trainer: None):
     """The adapter's weights in one row after a run of TRL's trainer, and the columns of each micro-batch."""
     values = recipes.load("microcosm", [*words, "evaluation.heldout_prompts=0", "prompts.decontaminate=false"])
     made = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 304, 0)
@@ -98,7 +100,9 @@ def adapter_after(words, folder):
         lambda _, __, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
     )
     materials = Materials(made, handed_on(rewards, recorder.take), rows, Place(CPU))
-    composed_trainer(values, materials, run.partial, [recorder], micro_batches.micro_batch(values, CPU)).train()
+    trainer = composed_trainer(values, materials, run.partial, [recorder], micro_batches.micro_batch(values, CPU))
+    before(trainer)
+    trainer.train()
     watched.remove()
     return weights(made), widths
 
@@ -155,15 +159,16 @@ def test_masked_completions_neither_move_the_baseline_nor_the_loss(algorithm, tm
         "microcosm",
         [f"algorithm.name={algorithm}", "reward.truncated.mode=mask", "rollout.max_tokens=32", "budget.steps=1"],
     )
-    made = policies.load(str(names.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
+    made = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 304, 0)
     judges = [("microcosm", 1.0, models.load_judge(values, values.reward.judges[0], CPU))]
     rewards = RewardFunction(judges, chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)
-    rows, *_ = prepared.prompt_rows(values)
-    trainer = composed_trainer(values, tmp_path, made, rewards, rows, [], CPU, 32)
+    batches = []
+    materials = Materials(made, handed_on(rewards, batches.append), prepared.prompt_rows(values).train, Place(CPU))
+    trainer = composed_trainer(values, materials, tmp_path, [], 32)
     torch.manual_seed(0)
     rows = [row for row in trainer.train_dataset.select(range(4)) for _ in range(8)]
     output = trainer._generate_and_score_completions(rows)
-    masked, raw = torch.tensor(rewards.last.masked_B), torch.tensor(rewards.last.raw_B)
+    masked, raw = torch.tensor(batches[0].masked_B), torch.tensor(batches[0].raw_B)
     assert 0 < masked.sum() < 32
     assert output["completion_mask"].any(1).tolist() == (~masked).tolist()
     for start in range(0, 32, 8):
@@ -172,3 +177,74 @@ def test_masked_completions_neither_move_the_baseline_nor_the_loss(algorithm, tm
         expected = torch.zeros(8, dtype=scores.dtype)
         expected[~masked[start : start + 8]] = (scores - others).nan_to_num()
         assert output["advantages"][start : start + 8].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_an_update_that_overflows_in_fp16_is_a_line_and_not_the_end(tmp_path):
+    """Infinite gradients under Accelerate's loss scaler, which unscales before it clips and then skips the update."""
+
+    before = []
+
+    def overflowing(trainer):
+        before.append(weights(trainer).clone())
+        accelerator = trainer.accelerator
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        clip = accelerator.clip_grad_norm_
+
+        def unscaled_and_clipped(*words, **options):  # as Accelerate does where it trains in fp16, which no CPU can
+            accelerator.scaler.unscale_(trainer.optimizer.optimizer)
+            return clip(*words, **options)
+
+        accelerator.clip_grad_norm_ = unscaled_and_clipped
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
+
+    words = ["budget.steps=2", "rollout.batch=8", "rollout.max_tokens=8", "optimizer.micro_batch=8"]
+    after, _ = adapter_after(words, tmp_path / "r", overflowing)
+    lines = files.read_lines(tmp_path / "r" / "metrics.jsonl")
+    assert [(line["grad_norm"], line["skipped_update"]) for line in lines] == [(None, 1), (None, 1)]
+    assert torch.equal(after, before[0])
+    recipe = recipes.load("microcosm", [])
+    ended = {"wall_seconds": 1.0}
+    run = RunDir(tmp_path / "r")
+    run.adapter.mkdir()
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"")
+    assert loop._summary(recipe, run, ended)["skipped_updates"] == 2
+
+
+def test_the_loss_scale_begins_small():
+    scaler = torch.amp.GradScaler("cpu")
+    trainer_room.begin_with_a_small_loss_scale(scaler)
+    assert scaler.get_scale() == 1024
+    assert scaler.scale(torch.ones(())).item() == 1024
+    trainer_room.begin_with_a_small_loss_scale(None)  # not in fp16
+
+
+def test_the_trainer_in_fp16_has_that_scale(tmp_path, monkeypatch):
+    class Found(Exception):
+        pass
+
+    def stop(scaler):
+        raise Found
+
+    monkeypatch.setattr(trainer_room, "begin_with_a_small_loss_scale", stop)
+    with pytest.raises(Found):
+        adapter_after(["budget.steps=1"], tmp_path / "r")
+
+
+def test_one_process_trains_on_one_gpu(tmp_path, monkeypatch):
+    """Two visible GPUs: Trainer would double the batch, and 64 rollouts would be made for 32."""
+    from trl import GRPOConfig
+
+    made = GRPOConfig.__init__
+
+    def with_two_gpus(self, *words, **options):
+        made(self, *words, **options)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(GRPOConfig, "__init__", with_two_gpus)
+    trainers = []
+    words = ["budget.steps=1", "rollout.batch=8", "rollout.max_tokens=8", "optimizer.micro_batch=8"]
+    adapter_after(words, tmp_path / "r", trainers.append)
+    assert trainers[0].args.train_batch_size == 8
+    assert files.read_lines(tmp_path / "r" / "metrics.jsonl")[0]["rollouts"] == 8
