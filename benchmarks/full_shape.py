@@ -25,6 +25,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +277,28 @@ def ends_rows(model: Any, shape: dict[str, Any], never: bool = False) -> None:
     model.generate = lambda **inputs: plain(logits_processor=LogitsProcessorList([ending(shape, never)]), **inputs)
 
 
+def ends_decoded_rows(shape: dict[str, Any], never: bool = False) -> None:
+    """From now on the kit's decoder ends each completion at its own length, or never; what it draws from is then no
+    longer the policy's, so the comparison with the policy is left out.
+    """
+    from grlo_lite.generation import decoding, twin_check
+
+    _, median, percentile_95, _ = shape["tokens"]
+    plain = decoding.Answers.take
+
+    def take(answers: Any, logits_SV: Any, row_S: Any, count_S: Any) -> Any:
+        first_S = answers.said_BT[row_S, 0]
+        at_length_S = count_S + 1 >= length_of(first_S, logits_SV.shape[1], median, percentile_95)
+        ends_S = (not never) & (count_S > 0) & at_length_S
+        logits_SV[:, : len(SPECIAL)] = -math.inf
+        logits_SV[ends_S] = -math.inf
+        logits_SV[ends_S, END] = 0.0
+        return plain(answers, logits_SV, row_S, count_S)
+
+    decoding.Answers.take = take  # pyright: ignore[reportAttributeAccessIssue]
+    twin_check.require_the_policys = lambda *_: None
+
+
 # --- the clock -------------------------------------------------------------------------------------------------------
 
 
@@ -414,28 +438,31 @@ def our_side(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if arguments.backend == "unsloth":
         backends.import_unsloth()  # before all that it patches: the probe imports Transformers, the trainer TRL
-    from grlo_lite.training.trainer import composed_trainer
 
     device, shape, folder = capped(arguments), SHAPES[arguments.shape], arguments.folder
     (folder / "recipe.yaml").write_text(yaml.safe_dump(our_recipe(arguments, device)))
     if arguments.probe:
         os.environ["GRLO_LITE_PROBES"] = str(folder / "probes.json")
         plan.main([str(folder / "recipe.yaml"), "--probe"])
-    load_policy, trainer = models.load_policy, composed_trainer
+    load_policy = models.load_policy
     phases = Phases(device.type == "cuda")
     before: list[int | None] = []
 
     def loading(*words: Any) -> Any:
+        from grlo_lite.training import loop  # TRL, which has to come after Unsloth
+
         policy = load_policy(*words)
-        ends_rows(policy.model, shape, never=arguments.longest)
+        loop.composed_trainer = partial(training, loop.composed_trainer)
+        ends_rows(policy.model, shape, never=arguments.longest)  # where the engine is `generate`
+        ends_decoded_rows(shape, never=arguments.longest)
         return policy
 
-    def training(recipe: Any, output: Path, policy: Any, rewards: Any, rows: Any, callbacks: Any, *more: Any) -> Any:
-        watch, timed = clock(rewards, phases, arguments.profile)
+    def training(trainer: Any, recipe: Any, materials: Any, output: Path, callbacks: Any, micro: int) -> Any:
+        watch, timed = clock(materials.reward, phases, arguments.profile)
         before.append(loaded(device))
-        return trainer(recipe, output, policy, timed, rows, [watch, *callbacks], *more)
+        return trainer(recipe, replace(materials, reward=timed), output, [watch, *callbacks], micro)
 
-    models.load_policy, composed_trainer = loading, training
+    models.load_policy = loading
     if train.main([str(folder / "recipe.yaml"), "--run-dir", str(folder / "run")]):
         raise SystemExit("the run failed")
     halved = json.loads((folder / "run" / "summary.json").read_text()).get("out_of_memory", [])

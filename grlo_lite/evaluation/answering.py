@@ -1,7 +1,7 @@
 """Each arm's answers to the questions of a suite, from the store first."""
 
 import hashlib
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.answer_store import AnswerStore, key
 from grlo_lite.evaluation.tasks.task import Question, Task
-from grlo_lite.generation.answers import Answer, Sampling
+from grlo_lite.generation.request import Answer, Sampling
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.models.trained_adapter import Subject
 from grlo_lite.rundir import files
@@ -72,6 +72,7 @@ class Asking:
         So a killed evaluation, whose last batch is kept whole or not at all, goes on with the very batches and
         random draws that it would have had.
         """
+        from grlo_lite.generation.twin import twin
         from grlo_lite.models.chat_template import formatted
 
         plain = arm == "base_plain"
@@ -83,24 +84,28 @@ class Asking:
         keys = {row: self._key(task, questions[row[0]], arm, texts[row[0]], sampling, row[1]) for row in rows}
         known = self.store.known(keys.values())
         bar.update(sum(k in known for k in keys.values()))
-        for number, batch in enumerate(_batches(rows, lengths, task.max_tokens, self.budget)):
-            missing = [row for row in batch if keys[row] not in known]
-            if missing:
-                said = self._batch([texts[i] for i, _ in missing], sampling, f"{self.seed} {task.name} {number}")
-                entries = {keys[row]: asdict(answer) for row, answer in zip(missing, said, strict=True)}
-                self.store.keep(entries)
-                known |= entries
-                bar.update(len(missing))
+        decoder = None
+        with ExitStack() as held:
+            for number, batch in enumerate(_batches(rows, lengths, task.max_tokens, self.budget)):
+                missing = [row for row in batch if keys[row] not in known]
+                if missing:
+                    decoder = decoder or held.enter_context(twin(self.policy.model))
+                    seed = f"{self.seed} {task.name} {number}"
+                    said = self._batch([texts[i] for i, _ in missing], sampling, seed, decoder)
+                    entries = {keys[row]: asdict(answer) for row, answer in zip(missing, said, strict=True)}
+                    self.store.keep(entries)
+                    known |= entries
+                    bar.update(len(missing))
         return [[Answer(**known[keys[i, k]]) for k in range(task.samples)] for i in range(len(questions))]
 
-    def _batch(self, texts: list[str], sampling: Sampling, seed: str) -> list[Answer]:
+    def _batch(self, texts: list[str], sampling: Sampling, seed: str, decoder: Any) -> list[Answer]:
         import torch
 
         from grlo_lite.generation.answers import answers, seeded
 
         try:
             with seeded(self.policy.model, int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")):
-                return answers(self.policy.model, self.policy.tokenizer, texts, sampling)
+                return answers(self.policy.model, self.policy.tokenizer, texts, sampling, decoder)
         except torch.OutOfMemoryError:
             raise BadInput(
                 f"the GPU's memory does not hold --tokens-per-batch={self.budget}; what was answered is kept: "

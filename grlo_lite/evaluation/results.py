@@ -15,7 +15,7 @@ from grlo_lite.evaluation.paired_statistics import (
     permutation_p_value,
 )
 from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
-from grlo_lite.generation.answers import Answer
+from grlo_lite.generation.request import Answer
 from grlo_lite.wording import aligned, numbers
 
 ARMS = ("base", "tuned")
@@ -64,10 +64,11 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
     for row, adjusted in zip(rows, holm([pair.p_value for pair in pairs]), strict=True):
         row["p_value_holm"] = adjusted
     accurate = [(o, pair) for o, pair in zip(outcomes, pairs, strict=True) if o.task.metric == "accuracy"]
+    arms = list(outcomes[0].answers) if outcomes else list(ARMS)
     result: dict[str, Any] = {
         "suite": suite,
-        "arms": list(outcomes[0].answers),
-        "headline": HEADLINE if PLAIN in outcomes[0].answers else SAME_TEXT,
+        "arms": arms,
+        "headline": HEADLINE if PLAIN in arms else SAME_TEXT,
         **facts,
     }
     result |= {"missing": missing, "tasks": rows}

@@ -1,93 +1,79 @@
 """Answers of a loaded model to formatted prompts, a padded batch at a time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection
+from contextlib import nullcontext
 from typing import Any
 
+import torch
+
+from grlo_lite.generation.decoding import Answers, Prompts, Watch, decode
 from grlo_lite.generation.engine_table import CPU_ROWS
+from grlo_lite.generation.request import Answer, Sampling
+from grlo_lite.generation.sampling import seeded
+from grlo_lite.generation.twin import Twin, base_of, copy_bytes, copy_finds_room, twin
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn. Temperature 0 is greedy; `stops` are texts that end an answer and are not part of it."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    stops: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer without its end-of-turn token; `truncated` where `max_tokens` ended it."""
-
-    text: str
-    tokens: int
-    truncated: bool
-
-
-@contextmanager
-def seeded(model: Any, seed: int) -> Iterator[None]:
-    """Inside, random draws follow from the seed; outside, the global random state is as it was."""
-    import torch
-
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def generation_config(model: Any, tokenizer: Any, sampling: Sampling) -> Any:
-    """Transformers' settings for a `Sampling`, with the model's own stop tokens."""
-    from transformers import GenerationConfig
-
-    drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p} if sampling.temperature else {}
-    return GenerationConfig(
-        do_sample=bool(sampling.temperature),
-        max_new_tokens=sampling.max_tokens,
-        eos_token_id=model.generation_config.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **drawn,
+def prompts_of(model: Any, tokenizer: Any, texts: list[str], share: list[float] | None = None) -> Prompts:
+    """Formatted texts as one left-padded batch on the model's device, with the model's own stop tokens; no special
+    tokens are added. `share` is how much of the adapter each one gets, for a twin with one beside it.
+    """
+    stop_ids = model.generation_config.eos_token_id
+    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    return Prompts(
+        batch["input_ids"].to(model.device),
+        batch["attention_mask"].bool().to(model.device),
+        stop_ids if isinstance(stop_ids, list) else [stop_ids],
+        tokenizer.pad_token_id,
+        None if share is None else torch.tensor(share, device=model.device),
     )
 
 
-def answers(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) -> list[Answer]:
-    """One answer a text, in order, from one left-padded batch; no special tokens are added to the texts.
+def answers(
+    model: Any, tokenizer: Any, texts: list[str], sampling: Sampling, decoder: Twin | None = None
+) -> list[Answer]:
+    """One answer a text, in order, from one batch; each row ends at its own stop token, stop text or length.
 
-    Each row ends at its own stop token, whatever its neighbours do after theirs: decoding the whole row would let a
-    finished answer ramble on for as long as the slowest row of the batch.
+    Decoded by `decoder`, the model's twin, where one is at hand, else by one that is made for this batch.
     """
-    import torch
+    prompts = prompts_of(model, tokenizer, texts)
+    watch = stopping_at(tokenizer, sampling.stops) if sampling.stops else None
+    said = Answers(prompts, sampling)
+    with nullcontext(decoder) if decoder is not None else twin(model) as made:
+        decode(made, prompts, said, len(texts), watch)
+    rows = zip(said.said_BT.tolist(), said.length_B.tolist(), strict=True)
+    return [_answer(tokenizer, row[:length], set(prompts.ends), sampling) for row, length in list(rows)[:-1]]
 
-    stop_ids = model.generation_config.eos_token_id
-    config = generation_config(model, tokenizer, sampling)
-    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-    ids_BT = batch["input_ids"].to(model.device)
-    stopping = {"stop_strings": list(sampling.stops), "tokenizer": tokenizer} if sampling.stops else {}
-    with torch.inference_mode():
-        tokens_BT = model.generate(
-            input_ids=ids_BT,
-            attention_mask=batch["attention_mask"].to(model.device),
-            generation_config=config,
-            **stopping,
-        )
-    ends = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
-    return [_answer(tokenizer, row, ends, sampling) for row in tokens_BT[:, ids_BT.shape[1] :].tolist()]
+
+def stopping_at(tokenizer: Any, stops: tuple[str, ...]) -> Watch:
+    """Ends a row once its text holds one of the stops."""
+    said: dict[int, list[int]] = {}
+    tail = max(map(len, stops)) + 8  # tokens that may hold a whole stop; none has less than a character of it
+
+    def watch(rows: list[int], tokens: list[int]) -> Collection[int]:
+        ended = set()
+        for row, token in zip(rows, tokens, strict=True):
+            ids = said.setdefault(row, [])
+            ids.append(token)
+            text = tokenizer.decode(ids[-tail:], skip_special_tokens=True)
+            if any(stop in text for stop in stops):
+                ended.add(row)
+        return ended
+
+    return watch
 
 
 def _answer(tokenizer: Any, row: list[int], stop_ids: set[int], sampling: Sampling) -> Answer:
-    length = next((i for i, token in enumerate(row) if token in stop_ids), len(row))
-    finished = length < len(row)
-    while not finished and length and row[length - 1] == tokenizer.pad_token_id:
-        length -= 1
-    text = tokenizer.decode(row[:length], skip_special_tokens=True)
+    finished = row[-1] in stop_ids
+    row = row[:-1] if finished else row
+    text = tokenizer.decode(row, skip_special_tokens=True)
     cuts = [at for stop in sampling.stops if (at := text.find(stop)) >= 0]
-    return Answer(text[: min(cuts, default=len(text))], length, not finished and not cuts)
+    return Answer(text[: min(cuts, default=len(text))], len(row), not finished and not cuts)
 
 
 def tokens_at_once(model: Any) -> int:
-    """Padded tokens, prompt and answer, whose KV cache fits into 60 % of the free GPU memory; 65,536 on a CPU."""
+    """Padded tokens, prompt and answer, whose KV cache fits into 60 % of the GPU memory that is free beside the twin's
+    dense copy; 65,536 on a CPU.
+    """
     from grlo_lite.machine.device import free_bytes
 
     if model.device.type != "cuda":
@@ -96,7 +82,8 @@ def tokens_at_once(model: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     bytes_a_token = 2 * config.num_hidden_layers * heads * head_dim * 2
-    return max(4096, int(0.6 * free_bytes(model.device) / bytes_a_token))
+    copy = copy_bytes(base_of(model)) if copy_finds_room(base_of(model)) else 0
+    return max(4096, int(0.6 * (free_bytes(model.device) - copy) / bytes_a_token))
 
 
 def sampled_answers(policy: Any, texts: list[str], sampling: Sampling, at_once: int, seed: int) -> list[Answer]:
@@ -105,9 +92,9 @@ def sampled_answers(policy: Any, texts: list[str], sampling: Sampling, at_once: 
     Leaves the global random state as it found it.
     """
     said: list[Answer] = []
-    with seeded(policy.model, seed):
+    with seeded(policy.model, seed), twin(policy.model) as made:
         for start in range(0, len(texts), at_once):
-            said += answers(policy.model, policy.tokenizer, texts[start : start + at_once], sampling)
+            said += answers(policy.model, policy.tokenizer, texts[start : start + at_once], sampling, made)
     return said
 
 

@@ -54,20 +54,12 @@ def chosen_backend(backend: str, device: Any) -> str:
 def chosen_engine(engine: str, backend: str, quantization: str, device: Any) -> str:
     """Which rollout engine `rollout.engine` means here.
 
-    `auto` is Transformers' `generate` on a CPU; on a GPU it is Unsloth's vLLM or its `generate`, or, through
-    Transformers, `folded`, which itself goes on as `compact` where the dense copy does not fit. Raises BadInput where
-    an engine cannot be had, with the reason.
+    `auto` is the vLLM inside Unsloth's model where there is one, else `folded`, which itself goes on as `compact` where
+    the dense copy does not fit. Raises BadInput where an engine cannot be had, with the reason.
     """
     with_vllm = importlib.util.find_spec("vllm") is not None
     if engine == "auto":
-        if backend == "unsloth":
-            return "fast_inference" if with_vllm and device.type == "cuda" else "generate"
-        return "folded" if device.type == "cuda" else "generate"
-    if engine in ("compact", "folded") and backend == "unsloth":
-        raise BadInput(
-            f"rollout.engine={engine} with backend=unsloth: Unsloth's own forward goes around the layers that this "
-            "engine replaces; choose rollout.engine=generate or fast_inference, or backend=transformers"
-        )
+        return "fast_inference" if backend == "unsloth" and with_vllm and device.type == "cuda" else "folded"
     if engine == "fast_inference" and backend == "transformers":
         why = "vLLM under TRL is refused"
         if quantization == "nf4":
@@ -81,7 +73,7 @@ def chosen_engine(engine: str, backend: str, quantization: str, device: Any) -> 
         )
     if engine == "fast_inference" and not (with_vllm and device.type == "cuda"):
         lacks = "vLLM is not installed" if not with_vllm else "there is no GPU"
-        raise BadInput(f"rollout.engine=fast_inference, but {lacks}; choose rollout.engine=generate")
+        raise BadInput(f"rollout.engine=fast_inference, but {lacks}; choose rollout.engine=folded")
     return engine
 
 

@@ -9,7 +9,12 @@ from grlo_lite.rundir.layout import RunDir
 GUARD = "out_of_memory"
 
 
-HALVED = {"rollout": "completions at once", "reward": "tokens a batch", "update": "micro-batch"}
+HALVED = {
+    "rollout": "completions at once",
+    "dense copy": "bytes of weights",  # which is given up whole
+    "reward": "tokens a batch",
+    "update": "micro-batch",
+}
 
 
 class Halvings:

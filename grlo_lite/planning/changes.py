@@ -80,7 +80,7 @@ def _smaller_sizes(recipe: Recipe, card: Card) -> dict[str, list[Any]]:
         sizes["optimizer.gradient_checkpointing"] = [True]
     if planned_engine(recipe, card) == "fast_inference":
         sizes["rollout.vllm_memory"] = [n / 20 for n in range(19, 0, -1) if n / 20 < recipe.rollout.vllm_memory]
-    elif recipe.rollout.engine == "generate" and recipe.backend == "transformers":
+    elif recipe.rollout.engine == "generate":
         sizes["rollout.engine"] = ["compact"]
     return {key: values for key, values in sizes.items() if values}
 

@@ -65,7 +65,7 @@ def plan(recipe: Recipe, card: Card) -> Plan:
     totals = {phase: sum(parts.values()) for phase, parts in vram.items()}
     peak = max(totals, key=lambda phase: totals[phase])
     seconds = timing.seconds(recipe, models, card, sizes)
-    whole = recipe.budget.steps * sum(seconds.values()) + timing.measurement_seconds(recipe, models, card)
+    whole = recipe.budget.steps * sum(seconds.values()) + timing.measurement_seconds(recipe, models, card, sizes.engine)
     price = recipe.budget.usd_per_hour or cards_module.price(card)
     return Plan(
         vram=vram,
@@ -180,6 +180,6 @@ def expected(recipe: Recipe, card: Card) -> Expected | None:
         return None
     sizes = _sizes(recipe, models, card)
     price = recipe.budget.usd_per_hour or cards_module.price(card)
-    closing = timing.measurement_seconds(recipe, models, card)
+    closing = timing.measurement_seconds(recipe, models, card, sizes.engine)
     peak = _peak(recipe, models, card, sizes) / GIB
     return Expected(timing.seconds(recipe, models, card, sizes), closing, price, peak)

@@ -217,7 +217,7 @@ def host_seconds(recipe: Recipe, device: Any, folder: Path) -> dict[str, float]:
     """What a layer, and a token beside its layers, take where there is next to nothing to compute."""
     by_engine = {}
     models = [adapted_model(recipe, replace(TINY, layers=depth), device, folder) for depth in DEPTHS]
-    for engine in ("compact" if device.type == "cuda" else "generate", "folded"):
+    for engine in ("compact", "folded"):
         shallow, deep = (said_seconds(model, engine) / SAID for model in models)
         a_layer = max(deep - shallow, 1e-7) / (DEPTHS[1] - DEPTHS[0])
         by_engine[engine] = a_layer, max(shallow - DEPTHS[0] * a_layer, 1e-7)
@@ -229,21 +229,14 @@ def said_seconds(model: Any, engine: str) -> float:
     """Of SAID tokens of two completions that a model samples by an engine."""
     import torch
 
-    from grlo_lite.generation import engines
+    from grlo_lite.generation.decoding import Answers, Prompts, decode
+    from grlo_lite.generation.request import Sampling
+    from grlo_lite.generation.twin import twin
 
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]], device=model.device)
-    settings = model.generation_config
-    settings.do_sample, settings.max_new_tokens = True, SAID
-    settings.eos_token_id = TINY.vocabulary  # which is never drawn
-
-    def said() -> None:
-        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-
-    with (
-        torch.no_grad(),
-        nullcontext() if engine == "generate" else engines.engine(model, engine == "folded", "auto"),
-    ):
-        return median_seconds(said, model.device)
+    asked = Prompts(ids, torch.ones_like(ids, dtype=torch.bool), [TINY.vocabulary], 0)  # an end that is never drawn
+    with twin(model, engine == "folded") as made:
+        return median_seconds(lambda: decode(made, asked, Answers(asked, Sampling(SAID)), 2), model.device)
 
 
 def batch_of(shape: Shape, device: Any) -> tuple[int, int]:

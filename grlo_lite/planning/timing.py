@@ -206,11 +206,13 @@ def padded_tokens(recipe: Recipe, micro_batch: int) -> tuple[float, float]:
     )
 
 
-def measurement_seconds(recipe: Recipe, models: Models, card: Card) -> float:
-    """Of base against tuned, which ends a run: held-out prompts and the suite's questions, answered by `generate`."""
+def measurement_seconds(recipe: Recipe, models: Models, card: Card, engine: str) -> float:
+    """Of base against tuned, which ends a run: held-out prompts and the suite's questions, answered by the kit's
+    decoder, with its dense copy unless a rollout has no room for one.
+    """
     asked = [recipe.evaluation.heldout_prompts]
     if recipe.evaluation.suite == "microcosm":
         asked += [recipe.evaluation.limit] * len(world.VERIFIABLE)
     rows = recipe.rollout.batch if card.cuda else CPU_ROWS
-    sizes = Sizes(rows, 1, 1, "generate")
+    sizes = Sizes(rows, 1, 1, "compact" if engine == "compact" else "folded")
     return sum(2 * rollout_seconds(recipe, models.policy, card, sizes, count) for count in asked if count)

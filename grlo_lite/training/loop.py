@@ -71,7 +71,6 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     before = files.read_lines(run.metrics)[-1]["elapsed_seconds"] if checkpoint else 0.0
     updates = recipe.algorithm.updates_per_rollout
     halvings = Halvings(run)
-    out_of_memory.generate_in_parts(parts.policy.model, parts.policy.tokenizer.pad_token_id, halvings)
     out_of_memory.score_in_parts([judge for _, _, judge in parts.rewards.judges], halvings)
 
     # What goes along with TRL's loop, in the order in which it is called
@@ -87,7 +86,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
 
     micro = halvings.smallest("update") or micro_batches.micro_batch(recipe, parts.place.device)
     stops.listen()
-    with engines.rollouts(recipe, parts.policy, parts.place.engine):
+    with engines.rollouts(recipe, parts.policy.model, parts.place.engine, halvings):
         out_of_memory.train_halving(trainer, recipe, micro, checkpoint, boundary, recorder)
     stops.ignore()
     return {

@@ -1,16 +1,15 @@
 """Out of memory: what was too large is halved, the step is made again, and what is optimized stays the same.
 
-Each phase of a step shrinks by itself: the rollout by how many completions are generated at once, the reward model by
-its tokens a batch, the update by its micro-batch, of which the effective batch then has more.
+Each phase of a step shrinks by itself: the rollout by its dense copy and by how many completions are decoded at once
+(`generation/engines.py`), the reward model by its tokens a batch, the update by its micro-batch, of which the effective
+batch then has more.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils.memory import clear_device_cache
-from torch.nn.utils.rnn import pad_sequence
 
 from grlo_lite.errors import DoesNotFit
 from grlo_lite.machine import processes
@@ -30,39 +29,6 @@ def smaller_micro_batch(micro: int, batch: int) -> int:
     return max(size for size in range(1, micro // 2 + 1) if batch % size == 0)
 
 
-def generate_in_parts(model: Any, pad_id: int, halvings: Halvings) -> None:
-    """Makes `model.generate` answer a batch that does not fit in parts, one after the other, from then on.
-
-    Its answers are padded on the right to the longest one, as those of one batch are. A part draws other random
-    numbers than the whole batch would. Raises DoesNotFit where not even one row fits.
-    """
-    whole: Callable[..., torch.Tensor] = model.generate
-
-    def generate(input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
-        rows = len(input_ids)
-        at_once = min(halvings.smallest("rollout") or rows, rows)
-        while True:
-            try:
-                parts = [
-                    whole(input_ids=input_ids[start : start + at_once], **_rows(options, rows, start, at_once))
-                    for start in range(0, rows, at_once)
-                ]
-                break
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            if at_once == 1:
-                raise DoesNotFit("the rollout of a single completion does not fit into this memory")
-            clear_device_cache(garbage_collection=True)
-            halvings.note("rollout", at_once, at_once // 2)
-            at_once //= 2
-        if len(parts) == 1:
-            return parts[0]
-        return pad_sequence([row for part in parts for row in part], batch_first=True, padding_value=pad_id)
-
-    model.generate = generate
-
-
 def score_in_parts(judges: list[Any], halvings: Halvings) -> None:
     """Makes the reward models tell `halvings` when one of them halves its tokens a batch, and begin with the smallest
     that any of them came to.
@@ -70,14 +36,6 @@ def score_in_parts(judges: list[Any], halvings: Halvings) -> None:
     for judge in judges:
         judge.on_halved = halvings.note
         judge.tokens_per_batch = min(judge.tokens_per_batch, halvings.smallest("reward") or judge.tokens_per_batch)
-
-
-def _rows(options: dict[str, Any], rows: int, start: int, at_once: int) -> dict[str, Any]:
-    """The options of `generate` for a part of the rows: tensors with a value a row are cut, all else stays."""
-    return {
-        key: value[start : start + at_once] if isinstance(value, torch.Tensor) and value.shape[:1] == (rows,) else value
-        for key, value in options.items()
-    }
 
 
 def train_halving(

@@ -14,6 +14,7 @@ from grlo_lite.app.comparison import loading, waiting_line
 from grlo_lite.app.comparison.comparison import ARMS
 from grlo_lite.app.comparison.values import Refused, Settings, Turn
 from grlo_lite.errors import BadInput
+from grlo_lite.generation import decoding
 from grlo_lite.microcosm import world
 from grlo_lite.models import chat_template, names, reward_model, trained_adapter
 from grlo_lite.models import policy as policies
@@ -52,17 +53,18 @@ def both(adapters):
 
 
 @pytest.fixture
-def forwards(both):
-    """When each forward of the policy began; each takes 20 ms more, so that a test can act in the middle."""
+def forwards(monkeypatch):
+    """When each forward of a token began; each takes 20 ms more, so that a test can act in the middle."""
     began = []
+    step = decoding.Slots._step
 
-    def wait(*_):
+    def waiting(slots, tokens_S):
         began.append(time.monotonic())
         time.sleep(0.02)
+        return step(slots, tokens_S)
 
-    hook = both.model.get_base_model().register_forward_pre_hook(wait)
-    yield began
-    hook.remove()
+    monkeypatch.setattr(decoding.Slots, "_step", waiting)
+    return began
 
 
 class Bare:

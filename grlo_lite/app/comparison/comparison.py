@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,11 @@ from grlo_lite.app.comparison.values import Adapter, Limits, Progress, Refused, 
 from grlo_lite.app.comparison.waiting_line import Line
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.results import ARMS
-from grlo_lite.generation.answers import Sampling, generation_config, seeded
+from grlo_lite.generation.answers import prompts_of
+from grlo_lite.generation.decoding import Answers, decode
+from grlo_lite.generation.request import Sampling
+from grlo_lite.generation.sampling import seeded
+from grlo_lite.generation.twin import twin
 from grlo_lite.models import chat_template
 from grlo_lite.models.chat_template import Messages
 
@@ -49,6 +54,7 @@ class Comparison:
         self.context: int = limit or 1_000_000
         self.longest_answer = min(limits.longest_answer, max(self.context // 2, 1))
         self.scored = frozenset(self.adapters if scored is None else scored)
+        self._held, self._decoding = ExitStack(), None
         self._serving: dict[threading.Thread, threading.Event] = {}
         self._closed = False
 
@@ -180,37 +186,30 @@ class Comparison:
             request.told.put(None)
 
     def _generated(self, request: "Request") -> dict[str, Reply]:
-        import torch
-        from transformers import StoppingCriteriaList
-
         settings, tokenizer = request.settings, self.tokenizer
-        batch = tokenizer(
-            [self._text(request, arm) for arm in request.arms],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-            add_special_tokens=False,
-        )
-        length = batch["input_ids"].shape[1]
+        texts = [self._text(request, arm) for arm in request.arms]
+        share = [0.0 if arm == "base" else 1.0 for arm in request.arms]
+        prompts = prompts_of(self.model, tokenizer, texts, share)
+        length = prompts.ids_BP.shape[1]
         if length + settings.max_tokens > self.context:
             raise Refused(
                 f"the conversation has {length:,} tokens, with {settings.max_tokens:,} for the answer more than the "
                 f"model's {self.context:,}; clear it, or ask for a shorter answer"
             )
-        config = generation_config(
-            self.model, tokenizer, Sampling(settings.max_tokens, settings.temperature, settings.top_p)
-        )
-        rows = Rows(tokenizer, config.eos_token_id, settings.max_tokens, request)
-        with seeded(self.model, settings.seed), torch.inference_mode():
-            self.model.generate(
-                input_ids=batch["input_ids"].to(self.model.device),
-                attention_mask=batch["attention_mask"].to(self.model.device),
-                generation_config=config,
-                adapter_names=["__base__" if arm == "base" else request.adapter for arm in request.arms],
-                streamer=rows,
-                stopping_criteria=StoppingCriteriaList([rows.stopped]),
-            )
+        rows = Rows(tokenizer, prompts.ends, settings.max_tokens, request)
+        with seeded(self.model, settings.seed):
+            answers = Answers(prompts, Sampling(settings.max_tokens, settings.temperature, settings.top_p))
+            rows.begin()
+            decode(self._decoder(request.adapter), prompts, answers, len(texts), rows.watch)
         return rows.replies()
+
+    def _decoder(self, adapter: str) -> Any:
+        """The twin with one adapter beside the base; that of the last request, where it had the same adapter."""
+        if self._decoding is None or self._decoding[0] != adapter:
+            self._held.close()
+            self._decoding = None  # two dense copies at once may be more than there is room for
+            self._decoding = adapter, self._held.enter_context(twin(self.model, beside=adapter))
+        return self._decoding[1]
 
     def _text(self, request: "Request", arm: str) -> str:
         """What an arm goes on from: the conversation with that arm's own answers."""

@@ -1,4 +1,4 @@
-"""Replies as they grow: what `generate` hands over, a token a row at a time."""
+"""Replies as they grow: what the decoder tells, a token a row at a time."""
 
 import queue
 import threading
@@ -24,25 +24,23 @@ class Request:
 
 
 class Rows:
-    """What `generate` hands over, a token a row at a time; Transformers' own streamer takes one row only."""
+    """What each arm has said so far; its rows are in the order of the arms."""
 
-    def __init__(self, tokenizer: Any, stop_ids: int | list[int], max_tokens: int, request: Request):
+    def __init__(self, tokenizer: Any, stop_ids: list[int], max_tokens: int, request: Request):
         self.tokenizer, self.max_tokens, self.request = tokenizer, max_tokens, request
-        self.stop_ids = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
+        self.stop_ids = set(stop_ids)
         self.ids: dict[str, list[int]] = {arm: [] for arm in request.arms}
         self.ended: dict[str, str] = {}
         self.took: dict[str, float] = {}
-        self.began: float | None = None
-        self.told_at = 0.0
+        self.began = self.told_at = 0.0
 
-    def put(self, tokens: Any) -> None:
-        if self.began is None:  # the first call brings the prompt
-            self.began = time.monotonic()
-            return
+    def begin(self) -> None:
+        self.began = time.monotonic()
+
+    def watch(self, rows: list[int], tokens: list[int]) -> list[int]:
+        """Takes in a token of each row; once the request is stopped, all of them end."""
         now = time.monotonic()
-        for arm, token in zip(self.request.arms, tokens.tolist(), strict=True):
-            if arm in self.ended:
-                continue
+        for arm, token in zip((self.request.arms[row] for row in rows), tokens, strict=True):
             if token in self.stop_ids:
                 self.ended[arm] = "end of turn"
             else:
@@ -53,15 +51,7 @@ class Rows:
         if now - self.told_at >= SHOWN_EVERY:
             self.told_at = now
             self.request.told.put(Progress(0, self._so_far()))
-
-    def end(self) -> None:
-        """Part of Transformers' streamer interface; `replies` says how it ended."""
-
-    def stopped(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        """A stopping criterion: every row is done as soon as the request is stopped. Shape (B,), bool."""
-        import torch
-
-        return torch.full((len(input_ids),), self.request.stop.is_set(), device=input_ids.device)
+        return rows if self.request.stop.is_set() else []
 
     def replies(self) -> dict[str, Reply]:
         """The replies, ended; what neither stopped by itself nor reached its length was stopped."""

@@ -189,7 +189,7 @@ def test_engines_are_planned_as_they_decode():
 
     a_row = 2 * 36 * 8 * 128 * 2 * tokens  # keys and values of 36 layers, 8 heads, 128 wide, two bytes
     sizes = memory.Sizes(64, 1, 1024, "generate")
-    generate, parts = rollout("rollout.engine=generate")
+    generate, parts = rollout("rollout.engine=generate", "backend=transformers")
     assert (generate.engine, generate.rows_at_once) == ("generate", 64)
     assert parts["KV cache"] == 64 * a_row + 64 * a_row // 36 * (1 + 32 // 8)  # a layer is copied, and spread
     sizes = memory.Sizes(64, 1, 1024, "folded")
@@ -205,7 +205,7 @@ def test_engines_are_planned_as_they_decode():
     assert sum(vllm.vram["rollout"][part] for part in ("weights", "KV cache")) == int(0.25 * card.vram)
     assert vllm.rows_at_once < 64
     with pytest.raises(BadInput, match="merge the adapter into vLLM's"):
-        rollout("rollout.engine=fast_inference")
+        rollout("rollout.engine=fast_inference", "backend=transformers")
 
 
 def test_activations_that_are_kept_are_planned_where_they_are():

@@ -1,0 +1,106 @@
+"""The decoding twin: a second body of a policy, made of its own tensors, that nothing which wraps the policy reaches.
+
+The policy's forward belongs to the update: PEFT's layers, Unsloth's kernels, gradient checkpointing and autocast are
+in it. The twin computes the same function for decoding alone, and `twin_check` holds the two against each other.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from grlo_lite.errors import BadInput
+from grlo_lite.generation import llama, stock
+from grlo_lite.generation.linears import dense_bytes, float_of
+
+PLAIN = ("LORA", "IA3", "LOHA", "LOKR", "OFT", "VERA")  # adapters that live in the layers that they adapt
+
+
+@dataclass(frozen=True)
+class Twin:
+    """What decodes: the forward of `llama.Llama` or `stock.Stock`, and what the loop has to know of the model."""
+
+    forward: Any
+    config: Any
+    device: torch.device
+    layers: int
+
+
+@contextmanager
+def twin(model: Any, fold: bool | None = None, beside: str | None = None) -> Iterator[Twin]:
+    """The twin of a policy as it is now, with the adapters that are in effect; what it holds is freed on leaving.
+
+    `fold` makes a dense copy of the linear layers, adapter included, `None` where it finds room. `beside` names one
+    adapter to be given to rows, by the factors that `decoding.Prompts` holds. Raises BadInput for a model that the
+    kit cannot decode with.
+    """
+    base = base_of(model)
+    folding = copy_finds_room(model) if fold is None else fold
+    with torch.no_grad():
+        made = (llama.llama if llama.is_one(base.config) else stock.Stock)(base, folding, beside)
+    held = [Twin(made, base.config, model.device, base.config.num_hidden_layers)]
+    del made
+    try:
+        yield held[0]
+    finally:
+        held.clear()
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()  # the copy is of other sizes than what comes next
+
+
+def base_of(model: Any) -> Any:
+    """The causal language model without PEFT's wrapper, its adapted layers as they are.
+
+    Raises BadInput for an adapter that is not in the linear layers.
+    """
+    for config in getattr(model, "peft_config", {}).values():
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        elsewhere = getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None)
+        if kind not in PLAIN or elsewhere or getattr(config, "target_parameters", None):
+            what = f"of the kind {kind}" if kind not in PLAIN else "outside the linear layers"
+            raise BadInput(f"an adapter {what} cannot be decoded with; merge it into its base, or train plain LoRA")
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def linear_layers(model: Any) -> list[Any]:
+    """The layers that a dense copy is made of: all linear ones but the head."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    head = model.get_output_embeddings()
+    found: list[Any] = []
+    inside: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = module
+            inside |= {id(part) for part in layer.modules()} - {id(module)}
+            if isinstance(layer.get_base_layer(), torch.nn.Linear):
+                found.append(module)
+        elif isinstance(module, torch.nn.Linear) and id(module) not in inside and module is not head:
+            found.append(module)
+    return found
+
+
+def copy_bytes(model: Any) -> int:
+    """What the dense copy takes while there is one."""
+    layers = linear_layers(model)
+    return dense_bytes(layers, float_of(layers[0]).itemsize)
+
+
+def copy_finds_room(model: Any) -> bool:
+    """Whether the dense copy takes at most half of the free memory."""
+    from grlo_lite.machine.device import free_bytes
+
+    free = free_bytes(model.device) if model.device.type == "cuda" else _free_host_bytes()
+    return copy_bytes(model) <= free // 2
+
+
+def _free_host_bytes() -> int:
+    """Of main memory that a process may still take without pushing another out."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (FileNotFoundError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
