@@ -21,8 +21,8 @@ from grlo_lite.recipe.schema import Recipe
 
 @contextmanager
 def rollouts(recipe: Recipe, model: Any, chosen: str, halvings: Any) -> Iterator[None]:
-    """Inside, `model.generate` answers by the engine that was chosen; outside, as before. `halvings` keeps what had to be
-    halved where memory ran out.
+    """Inside, `model.generate` answers by the engine that was chosen; outside, as before. `halvings` keeps what had to
+    be halved where memory ran out.
     """
     answer = ENGINES[chosen](model, recipe, halvings)
     if answer is None:
