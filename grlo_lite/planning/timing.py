@@ -196,8 +196,8 @@ def mean_tokens(recipe: Recipe) -> float:
 
 def padded_tokens(recipe: Recipe, micro_batch: int) -> tuple[float, float]:
     """Tokens of a row of an average micro-batch, prompt and completion, padding included, where lengths are spread
-    evenly from nothing to the longest: completions are sorted, so that k micro-batches are (k + 1) / 2k of the longest wide on average; the
-    longest of m prompts stands at m / (m + 1) of the way from the shortest to the longest.
+    evenly from nothing to the longest: completions are sorted, so that k micro-batches are (k + 1) / 2k of the longest
+    wide on average; the longest of m prompts stands at m / (m + 1) of the way from the shortest to the longest.
     """
     mean, longest = prompt_tokens(recipe)
     update = recipe.rollout.batch // recipe.algorithm.updates_per_rollout
