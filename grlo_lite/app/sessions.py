@@ -53,7 +53,7 @@ class Desk:
         self._lock = threading.Lock()
 
     def session(self, request: gr.Request) -> Session:
-        """Of the page that a Gradio request comes from."""
+        """The session of the page that a Gradio request comes from."""
         name = str(request.session_hash)
         with self._lock:
             session = self._sessions.setdefault(name, Session())

@@ -42,7 +42,7 @@ class Card:
 
     @property
     def float_bytes(self) -> int:
-        """Of what is not quantized: bf16 or fp16 on a GPU, fp32 on a CPU."""
+        """Bytes of a number that is not quantized: bf16 or fp16 on a GPU, fp32 on a CPU."""
         return 2 if self.cuda else 4
 
     @property

@@ -176,7 +176,9 @@ def decontaminated(
 
 
 def _first_turns(questions: tuple[BenchmarkQuestion, ...]) -> dict[str, int]:
-    """Of how many questions only the user's first turn was looked at; empty where of none."""
+    """The number of questions of which the user's first turn alone was looked at, by its key in the report; empty where
+    there are none.
+    """
     cut_short = len({question.id for question in questions if not question.whole})
     return {"first_turns_only": cut_short} if cut_short else {}
 
