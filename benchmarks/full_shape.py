@@ -130,7 +130,7 @@ def main() -> int:
     named = arguments.shape + ("-longest" if arguments.longest else "")
     path = arguments.out / f"{named}-{'-'.join(result['device'].lower().split())}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{table(result)}\n{path}")
+    print(f"{phases_table(result)}\n{path}")
     return 0
 
 
@@ -624,7 +624,7 @@ def phases_of(measured: dict[str, Any]) -> dict[str, Any]:
     return found | {"peak_resident_gib": measured["peak_resident_bytes"] / 2**30}
 
 
-def table(result: dict[str, Any]) -> str:
+def phases_table(result: dict[str, Any]) -> str:
     """The result as a Markdown table, a side a row, with the profiles below it."""
     lines = [
         f"{result['device']}, cap {result['cap_gib'] or 'none'}, engine {result['engine']}",

@@ -38,20 +38,6 @@ def _said(error: Exception, code: int) -> int:
     return code
 
 
-def settle_cuda() -> None:
-    """What PyTorch reads of the environment once, before it touches a GPU; what the user has set stays.
-
-    From Hopper on it prefers cuDNN's attention, which plans anew for every shape, and every micro-batch here is of a
-    shape of its own. Segments that grow keep the allocator from breaking memory up; Unsloth sets that only after CUDA
-    has been initialized. vLLM's sleep, which Unsloth uses (standby), does not go with them.
-    """
-    os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
-    standby = os.environ.get("UNSLOTH_VLLM_STANDBY") == "1" or all(map(importlib.util.find_spec, ("unsloth", "vllm")))
-    on_windows = "microsoft" in os.uname().release.lower()  # WSL's driver has no such memory
-    if not standby and not on_windows and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-
-
 def parsed_with_recipe(
     parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> tuple[argparse.Namespace, str | None, list[str]]:
@@ -74,6 +60,20 @@ def parsed_with_recipe(
             "write an override as section.key=value"
         )
     return arguments, named[0] if named else None, [word for word in arguments.words if "=" in word]
+
+
+def settle_cuda() -> None:
+    """What PyTorch reads of the environment once, before it touches a GPU; what the user has set stays.
+
+    From Hopper on it prefers cuDNN's attention, which plans anew for every shape, and every micro-batch here is of a
+    shape of its own. Segments that grow keep the allocator from breaking memory up; Unsloth sets that only after CUDA
+    has been initialized. vLLM's sleep, which Unsloth uses (standby), does not go with them.
+    """
+    os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
+    standby = os.environ.get("UNSLOTH_VLLM_STANDBY") == "1" or all(map(importlib.util.find_spec, ("unsloth", "vllm")))
+    on_windows = "microsoft" in os.uname().release.lower()  # WSL's driver has no such memory
+    if not standby and not on_windows and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def settle_libraries(offline: bool) -> None:

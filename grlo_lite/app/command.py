@@ -135,7 +135,7 @@ def _app(comparison: Any, found: list[Subject], arguments: argparse.Namespace, p
     from grlo_lite.app.sessions import Desk
     from grlo_lite.app.votes import Votes
 
-    votes, desk = Votes(arguments.votes), Desk(comparison, server.Rate(arguments.questions_per_minute))
+    votes, desk = Votes(arguments.votes), Desk(comparison, server.RateLimit(arguments.questions_per_minute))
     runs = {label: s.run.path for label, s in zip(comparison.adapters, found, strict=True)}
     hosts = (*server.LOOPBACK, arguments.host) if password is None else None
     mounted = server.mounted(page.blocks(desk, runs, names.name_of(found[0].base), votes), page.look(), votes.path)

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from grlo_lite.errors import BadInput
+from grlo_lite.models.chat_template import Messages
 from grlo_lite.prompts import row_formats, sources
-from grlo_lite.prompts.row_formats import Messages
 from grlo_lite.recipe.schema import Part
 from grlo_lite.wording import cut
 

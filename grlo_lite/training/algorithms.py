@@ -30,4 +30,7 @@ def rloo(algorithm: Algorithm, options: dict[str, Any]) -> tuple[Any, Any]:
     return RLOOTrainer, RLOOConfig(**options, normalize_advantages=algorithm.scale_rewards == "batch")
 
 
-ALGORITHMS: dict[str, Callable[[Algorithm, dict[str, Any]], tuple[Any, Any]]] = {"grpo": grpo, "rloo": rloo}
+ALGORITHMS: dict[str, Callable[[Algorithm, dict[str, Any]], tuple[Any, Any]]] = {
+    "grpo": grpo,
+    "rloo": rloo,
+}

@@ -17,10 +17,10 @@ TOUCHED = (
     ("RLOOTrainer", "_step", "the same"),
     ("GRPOTrainer", "_save_checkpoint", "writes checkpoint-N into output_dir"),
     ("RLOOTrainer", "_save_checkpoint", "the same"),
+    ("GRPOConfig", "_n_gpu", "the GPUs of one process, by which Trainer multiplies the batch"),
+    ("RLOOConfig", "_n_gpu", "the same"),
     ("GRPOConfig", "_setup_devices", "the device, worked out once"),
     ("RLOOConfig", "_setup_devices", "the same"),
-    ("GRPOConfig", "n_gpu", "GPUs of this process, kept as _n_gpu, by which Trainer multiplies the batch"),
-    ("RLOOConfig", "n_gpu", "the same"),
 )
 
 
@@ -48,7 +48,7 @@ def set_device(config: Any, device: Any) -> None:
 
 
 def use_one_gpu(config: Any) -> None:
-    """One process trains on one GPU: for a second one that is visible, Trainer would double the batch."""
+    """Keeps one process to one GPU: Trainer would double the batch for a second one that is visible."""
     vars(config)["_n_gpu"] = 1
 
 

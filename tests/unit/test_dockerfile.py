@@ -48,7 +48,7 @@ def test_the_code_comes_after_what_it_needs():
 
 
 def test_who_binds_a_folder_of_the_host_can_write_it():
-    """A bind mount belongs to whoever made it; a named volume is as the image's folder."""
+    """A bind mount belongs to whoever made it, whom the image does not know."""
     comments = "\n".join(
         line.removeprefix("# ") for line in (ROOT / "Dockerfile").read_text().splitlines() if line[:1] == "#"
     )

@@ -159,15 +159,16 @@ def test_masked_completions_neither_move_the_baseline_nor_the_loss(algorithm, tm
         "microcosm",
         [f"algorithm.name={algorithm}", "reward.truncated.mode=mask", "rollout.max_tokens=32", "budget.steps=1"],
     )
-    made = policies.load(str(names.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
+    made = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 304, 0)
     judges = [("microcosm", 1.0, models.load_judge(values, values.reward.judges[0], CPU))]
     rewards = RewardFunction(judges, chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)
-    rows, *_ = prepared.prompt_rows(values)
-    trainer = composed_trainer(values, tmp_path, made, rewards, rows, [], CPU, 32)
+    batches = []
+    materials = Materials(made, handed_on(rewards, batches.append), prepared.prompt_rows(values).train, Place(CPU))
+    trainer = composed_trainer(values, materials, tmp_path, [], 32)
     torch.manual_seed(0)
     rows = [row for row in trainer.train_dataset.select(range(4)) for _ in range(8)]
     output = trainer._generate_and_score_completions(rows)
-    masked, raw = torch.tensor(rewards.last.masked_B), torch.tensor(rewards.last.raw_B)
+    masked, raw = torch.tensor(batches[0].masked_B), torch.tensor(batches[0].raw_B)
     assert 0 < masked.sum() < 32
     assert output["completion_mask"].any(1).tolist() == (~masked).tolist()
     for start in range(0, 32, 8):
