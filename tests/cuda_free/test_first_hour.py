@@ -55,7 +55,8 @@ def card(tmp_path):
     """A PATH with a card's nvidia-smi, and a python whose every command ends at once, Unsloth's with an error."""
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA Test, 24564 MiB, 580.1'\n")
     (tmp_path / "python").write_text(
-        f'#!/bin/sh\ncase "$1" in -) exec {sys.executable} "$@";; esac\ncase "$*" in *unsloth*) exit 3;; esac\necho "ran $*"\n'
+        f'#!/bin/sh\ncase "$1" in -) exec {sys.executable} "$@";; esac\n'
+        'case "$*" in *unsloth*) exit 3;; esac\necho "ran $*"\n'
     )
     for tool in ("nvidia-smi", "python"):
         (tmp_path / tool).chmod(0o755)
