@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.machine.device import float_dtype, this_device
 from grlo_lite.models import policy as policies
-from grlo_lite.planning import memory, probes, this_machine, timing
+from grlo_lite.planning import fused, memory, probes, this_machine, timing
 from grlo_lite.planning.cards import Card
 from grlo_lite.planning.model_shapes import Shape
 from grlo_lite.recipe.schema import Recipe
@@ -51,6 +52,9 @@ SHOWN = {
     "bytes_a_second": (1e9, "GB/s of weights in a token's products with one row"),
     "few_rows_flops": (1e12, "TFLOP/s for further rows"),
     "dequantized_a_second": (1e9, "billion weights a second from NF4"),
+    "fused_1": (1e9, "billion weights a second in a 4-bit product of one row"),
+    "fused_16": (1e9, "billion weights a second in one of 16 rows"),
+    "fused_32": (1e9, "billion weights a second in one of 32 rows"),
     "drawn_a_second": (1e9, "billion logits a second among which a token is drawn"),
     "layer_seconds": (1e-6, "µs of the host for a layer of a token, with adapter and NF4"),
     "dense_layer_seconds": (1e-6, "µs for one without"),
@@ -86,6 +90,7 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     found(flops=matmul_flops(device))
     found(**token_products(shape, device))
     found(dequantized_a_second=dequantized_weights(device), drawn_a_second=drawn_logits(shape, device))
+    found(**fused_products(shape, device, rates["few_rows_flops"]))
     with tempfile.TemporaryDirectory() as folder:
         found(**host_seconds(recipe, device, Path(folder)))
         so_far, few = replace(card, **rates), replace(shape, layers=LAYERS, vocabulary=WORDS)
@@ -182,6 +187,27 @@ def dequantized_weights(device: "torch.device") -> float:
     dense = torch.randn(size, size, device=device, dtype=float_dtype(device))
     packed, state = quantize_4bit(dense, quant_type="nf4", compress_statistics=True)
     return size**2 / median_seconds(lambda: dequantize_4bit(packed, state), device)
+
+
+def fused_products(shape: Shape, device: "torch.device", few_rows_flops: float) -> dict[str, float]:
+    """Weights a second in products of 1, 16 and 32 rows with an NF4 matrix of the policy's MLP, less what the rows' own
+    FLOPs take: bitsandbytes multiplies few rows without dequantizing, and chooses by itself.
+    """
+    import torch
+    from bitsandbytes import matmul_4bit
+    from bitsandbytes.functional import quantize_4bit
+
+    dtype, weights = float_dtype(device), shape.mlp * shape.hidden
+    dense = torch.randn(shape.mlp, shape.hidden, device=device, dtype=dtype)
+    packed, state = quantize_4bit(dense, quant_type="nf4", compress_statistics=True)
+    del dense
+    found: dict[str, float] = {}
+    for rows in fused.ROWS:
+        x = torch.randn(rows, shape.hidden, device=device, dtype=dtype)
+        with torch.no_grad():
+            taken = median_seconds(partial(matmul_4bit, x, packed, state), device)
+        found[f"fused_{rows}"] = weights / max(taken - 2 * rows * weights / few_rows_flops, 0.05 * taken)
+    return found
 
 
 def drawn_logits(shape: Shape, device: "torch.device") -> float:

@@ -5,6 +5,7 @@ from math import ceil
 
 from grlo_lite.generation.engine_table import CPU_ROWS
 from grlo_lite.microcosm import world
+from grlo_lite.planning import fused
 from grlo_lite.planning.cards import Card
 from grlo_lite.planning.memory import WHOLE_BATCH, Models, Sizes, checkpointing
 from grlo_lite.planning.model_shapes import Shape
@@ -104,9 +105,12 @@ def token_seconds(recipe: Recipe, shape: Shape, card: Card, engine: str, rows: f
     attended = prompt_tokens(recipe)[0] + recipe.rollout.max_tokens / 2
     traffic = rows * shape.layers * token_traffic(shape, card, engine in ADAPTED)
     multiplied = shape.linear_parameters + shape.embedding_parameters
+    if engine in ADAPTED and recipe.model.quantization == "nf4":
+        weights = fused.weights_seconds(shape, card, rows, weights_seconds("nf4", shape, card))
+    else:
+        weights = weights_seconds("none" if engine == "folded" else recipe.model.quantization, shape, card)
     products = 2 * rows * multiplied / card.few_rows_flops + (
-        weights_seconds("none" if engine == "folded" else recipe.model.quantization, shape, card)
-        + shape.embedding_parameters * card.float_bytes / card.bytes_a_second
+        weights + shape.embedding_parameters * card.float_bytes / card.bytes_a_second
     )
     cache = cache_passes(shape, engine) * rows * attended * shape.kv_bytes_a_token(card.float_bytes)
     drawing = rows * shape.vocabulary / card.drawn_a_second * (2 if recipe.rollout.top_p < 1 else 1)
@@ -209,8 +213,8 @@ def padded_tokens(recipe: Recipe, micro_batch: int) -> tuple[float, float]:
 
 
 def measurement_seconds(recipe: Recipe, models: Models, card: Card, engine: str) -> float:
-    """Seconds of base against tuned, which ends a run: held-out prompts and the suite's questions, answered by the kit's
-    decoder, with its dense copy unless a rollout has no room for one.
+    """Seconds of base against tuned, which ends a run: held-out prompts and the suite's questions, answered by the
+    kit's decoder, with its dense copy unless a rollout has no room for one.
     """
     asked = [recipe.evaluation.heldout_prompts]
     if recipe.evaluation.suite == "microcosm":
