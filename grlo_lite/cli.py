@@ -19,6 +19,7 @@ def run_command(main: Callable[[], int]) -> int:
     """Runs a command; what the user has to change ends as one line on stderr and an exit code of its own, never as a
     traceback.
     """
+    wait_passively()
     try:
         return main()
     except BadInput as error:
@@ -34,6 +35,16 @@ def run_command(main: Callable[[], int]) -> int:
 def _said(error: Exception, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
+
+
+def wait_passively() -> None:
+    """Lets the threads of a product sleep while they wait for each other, unless the user chose how they wait.
+
+    To be set before torch is imported. They would spin: beside one busy core, two spinning threads took the default
+    run from half a minute to nine.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def settle_libraries(offline: bool) -> None:

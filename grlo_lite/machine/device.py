@@ -1,6 +1,9 @@
 """Where a run computes: the device, its dtype, its free bytes."""
 
+import os
 from typing import Any
+
+SMALL = 4_000_000  # parameters of a model whose products are too small to be worth a second thread
 
 
 def this_device() -> Any:
@@ -8,6 +11,18 @@ def this_device() -> Any:
     import torch
 
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def settle_threads(model: Any) -> None:
+    """One thread for a small model on a CPU, so that what it computes does not depend on the number of cores.
+
+    Sums are split among the threads, and rounded accordingly. OMP_NUM_THREADS, where the user set it, decides instead.
+    """
+    import torch
+
+    small = model.device.type == "cpu" and sum(parameter.numel() for parameter in model.parameters()) <= SMALL
+    if small and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def float_dtype(device: Any) -> Any:

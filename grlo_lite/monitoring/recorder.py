@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from grlo_lite.machine import processes
 from grlo_lite.models.policy import trainable_in_fp32
 from grlo_lite.monitoring.halvings import Halvings
-from grlo_lite.monitoring.metrics import batch_metrics, logged_mean, samples
+from grlo_lite.monitoring.metrics import batch_metrics, logged_mean, samples, why_no_signal
 from grlo_lite.monitoring.pace import Pace
 from grlo_lite.recipe.schema import Budget
 from grlo_lite.rewards.reward_function import RewardFunction
@@ -149,6 +149,10 @@ class Journal(TrainerCallback):
         """The newest step's metrics, and eight samples of its batch."""
         batch = self.batch
         return self.last_line, samples(self.last_line["step"], batch, 8) if batch and self.last_line else []
+
+    def why_no_signal(self) -> str | None:
+        """Why the newest step taught nothing; None where it taught something."""
+        return why_no_signal(self.batch, self.rewards.reward) if self.batch else None
 
     def _metrics(self, step: int, batch: Rollouts, args: Any) -> dict[str, Any]:
         now = time.monotonic()

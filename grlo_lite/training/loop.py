@@ -97,7 +97,7 @@ def _optimize(
         "reward_mean" if recipe.reward.heldout.name is None else "reward_heldout_mean",
         Pace(recipe.budget.steps, expected),
     )
-    watch = Watch(recipe.guards, run, journal.latest)
+    watch = Watch(recipe.guards, run, journal.latest, journal.why_no_signal)
     boundary = Boundary(run, updates)
     callbacks = [boundary, journal, watch, stops]
     engine = backends.engine(recipe, device, backend)
@@ -108,8 +108,11 @@ def _optimize(
     micro = halvings.smallest("update") or micro_batches.micro_batch(recipe, device)
     batch = micro_batches.batch_an_update(recipe)
     stops.listen()
-    with engines.rollouts(recipe, policy, engine):
-        out_of_memory.train_halving(trainer, micro, batch, checkpoint, boundary, halvings, journal.adopt)
+    try:
+        with engines.rollouts(recipe, policy, engine):
+            out_of_memory.train_halving(trainer, micro, batch, checkpoint, boundary, halvings, journal.adopt)
+    finally:
+        journal.close_bar()
     stops.ignore()
     return {
         "wall_seconds": stops.elapsed_seconds,
