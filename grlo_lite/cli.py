@@ -21,6 +21,7 @@ def run_command(main: Callable[[], int]) -> int:
     """Runs a command; what the user has to change ends as one line on stderr and an exit code of its own, never as a
     traceback.
     """
+    wait_passively()
     try:
         return main()
     except BadInput as error:
@@ -74,6 +75,16 @@ def settle_cuda() -> None:
     on_windows = "microsoft" in os.uname().release.lower()  # WSL's driver has no such memory
     if not standby and not on_windows and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def wait_passively() -> None:
+    """Lets the threads of a product sleep while they wait for each other, unless the user chose how they wait.
+
+    To be set before torch is imported. They would spin: beside one busy core, two spinning threads took the default
+    run from half a minute to nine.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def settle_libraries(offline: bool) -> None:

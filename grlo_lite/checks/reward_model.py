@@ -45,19 +45,28 @@ def head_check(scorer: Any) -> Check:
 
 
 def bos_check(scorer: Any, pairs: list[tuple[str, str, str]]) -> Check:
-    """Exactly one BOS, in front, where the tokenizer has one of its own."""
-    bos = scorer.tokenizer.bos_token_id
-    ids = scorer.token_ids(conversation(*pairs[0][:2]))
+    """Exactly one BOS, in front, where the tokenizer has one of its own; where it is the mark of a turn, as many as the
+    template writes.
+    """
+    tokenizer, name = scorer.tokenizer, "one BOS"
+    bos, asked = tokenizer.bos_token_id, conversation(*pairs[0][:2])
     if bos is None:
-        return Check("one BOS", NOT_APPLICABLE, "the tokenizer has none")
-    count = ids.count(bos)
-    if count == 1 and ids[0] == bos:
-        return Check("one BOS", PASS, "one, in front")
-    if count == 0 and not scorer.bos:
-        return Check("one BOS", NOT_APPLICABLE, "neither the tokenizer nor the template puts one")
-    return Check(
-        "one BOS", FAIL, f"{count}", "render the chat template to text and tokenize it with add_special_tokens=False"
+        return Check(name, NOT_APPLICABLE, "the tokenizer has none")
+    ids = scorer.token_ids(asked)
+    count, mend = ids.count(bos), "render the chat template to text and tokenize it with add_special_tokens=False"
+    written, longer = (
+        tokenizer.apply_chat_template(turns, tokenize=False).count(tokenizer.bos_token)
+        for turns in (asked, asked + asked)
     )
+    if longer > written:
+        if count == written:
+            return Check(name, PASS, f"{tokenizer.bos_token} marks the turns, {count} as the template writes them")
+        return Check(name, FAIL, f"{count} where the template writes {written} to mark the turns", mend)
+    if count == 1 and ids[0] == bos:
+        return Check(name, PASS, "one, in front")
+    if count == 0 and not scorer.bos:
+        return Check(name, NOT_APPLICABLE, "neither the tokenizer nor the template puts one")
+    return Check(name, FAIL, f"{count}" if count != 1 else "one, but not in front", mend)
 
 
 def pooling_check(scorer: Any, pairs: list[tuple[str, str, str]]) -> Check:
@@ -98,12 +107,18 @@ def template_check(tokenizer: Any) -> Check:
 
 
 def order_check(scorer: Any, pairs: list[tuple[str, str, str]]) -> Check:
-    """Of 40 clear pairs the good answer must score higher in 36 or more."""
+    """Of 40 clear pairs a good judge has 36 or more in order. Fewer than 26 may be chance, and 14 or fewer are not."""
     good_N, bad_N = pair_scores(scorer, pairs)
-    right = int((good_N > bad_N).sum())
+    right, name = int((good_N > bad_N).sum()), "order of clear pairs"
+    found = f"{right} of {len(pairs)}"
     if right >= 0.9 * len(pairs):
-        return Check("order of clear pairs", PASS, f"{right} of {len(pairs)}")
-    return Check("order of clear pairs", FAIL, f"{right} of {len(pairs)}", "do not train on it: it prefers bad answers")
+        return Check(name, PASS, found)
+    if right >= 0.65 * len(pairs):
+        weak = "its taste is weak, so learning will be slow and noisy; a larger reward model has more"
+        return Check(name, PASS, found, weak)
+    if right > 0.35 * len(pairs):
+        return Check(name, FAIL, found, "do not train on it: it tells good answers from bad ones no better than chance")
+    return Check(name, FAIL, found, "do not train on it: it prefers bad answers")
 
 
 def golden_check(

@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+SMALL = 4_000_000  # parameters of a model whose products are too small to be worth a second thread
+
 
 def this_device() -> Any:
     """The device a run uses: the first CUDA GPU, its rank's where there are several processes, else the CPU."""
@@ -15,6 +17,18 @@ def this_device() -> Any:
 
         PartialState()  # makes the rank's GPU the current one; Accelerate refuses a model that is on another
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def settle_threads(model: Any) -> None:
+    """One thread for a small model on a CPU, so that what it computes does not depend on the number of cores.
+
+    Sums are split among the threads, and rounded accordingly. OMP_NUM_THREADS, where the user set it, decides instead.
+    """
+    import torch
+
+    small = model.device.type == "cpu" and sum(parameter.numel() for parameter in model.parameters()) <= SMALL
+    if small and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def float_dtype(device: Any) -> Any:

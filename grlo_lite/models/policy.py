@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.machine.device import settle_threads
 from grlo_lite.models.backends import Place
 from grlo_lite.models.chat_template import load_tokenizer, stop_token_ids
 from grlo_lite.models.names import base_path
@@ -39,6 +40,7 @@ def load(base: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm
     model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
+    settle_threads(model)
     return Policy(model, tokenizer, place.backend)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.machine.device import settle_threads
 from grlo_lite.models import names
 from grlo_lite.models.chat_template import load_tokenizer, stop_token_ids
 from grlo_lite.models.policy import Policy, require_causal_lm
@@ -38,6 +39,7 @@ def load_trained(path: str, revision: str, quantization: str, adapter: Path, dev
         raise BadInput(f"the adapter {adapter} does not fit on {path}: {said}; name its own base model") from None
     model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    settle_threads(model)
     return Policy(model, tokenizer, "transformers")
 
 

@@ -22,16 +22,23 @@ WATCHED = {
 
 class Watch(TrainerCallback):
     """Holds each step's metrics against the recipe's limits. A guard speaks once, and `because` says which one
-    stopped the run.
+    stopped the run. The first step that teaches nothing is told at once, whatever the limits.
 
     What it remembers is what metrics.jsonl and guards.jsonl hold, so a resumed run's guards know what the first part
     saw.
     """
 
-    def __init__(self, guards: Guards, run: RunDir, latest: Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]]):
+    def __init__(
+        self,
+        guards: Guards,
+        run: RunDir,
+        latest: Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]],
+        why_no_signal: Callable[[], str | None] = lambda: None,
+    ):
         self.guards = guards
         self.run = run
         self.latest = latest  # the newest step's metrics, and samples that show it
+        self.why_no_signal = why_no_signal  # what is wrong with the newest step's rewards, if they teach nothing
         self.lines = read_lines(run.metrics) if run.metrics.is_file() else []
         self.spoken = {row["guard"] for row in read_lines(run.guards)} if run.guards.is_file() else set()
         self.because: str | None = None
@@ -42,6 +49,9 @@ class Watch(TrainerCallback):
         if not line or (self.lines and line["step"] <= self.lines[-1]["step"]):
             return
         self.lines.append(line)
+        if "no_signal" not in self.spoken and (why := self.why_no_signal()):
+            message = f"no answer earned more than another to the same prompt, so this step teaches nothing: {why}"
+            self._speak("no_signal", message, "warn", samples, control)
         for name, (too_high, meaning) in WATCHED.items():
             guard, value = getattr(self.guards, name), window_mean(self.lines, name, self.guards.window)
             if guard.limit is None or value is None or name in self.spoken:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from grlo_lite.recipe.schema import Reward
 from grlo_lite.rewards.scored_batch import ScoredBatch
 
 
@@ -38,6 +39,28 @@ def equal_groups(batch: ScoredBatch) -> list[bool]:
     """Of each group, whether its completions teach nothing: they all earn the same, or all but one are masked."""
     rewards, masked = groups(batch, batch.rewards_B), groups(batch, batch.masked_B)
     return [len(set(rewards_G[~masked_G])) <= 1 for rewards_G, masked_G in zip(rewards, masked, strict=True)]
+
+
+def why_no_signal(batch: ScoredBatch, reward: Reward) -> str | None:
+    """Why a batch teaches nothing, and what to change; None where at least one group's rewards differ."""
+    if not all(equal_groups(batch)):
+        return None
+    mode = reward.truncated.mode
+    if batch.masked_B.any():
+        return (
+            "reward.truncated.mode=mask leaves out the answers that hit rollout.max_tokens, and too few are left to "
+            "compare; use reward.truncated.mode=ordered, or raise rollout.max_tokens"
+        )
+    if batch.truncated_B.all() and mode in ("penalty", "floor"):
+        return (
+            f"every answer hit rollout.max_tokens and earns the same by reward.truncated.mode={mode}; use "
+            "reward.truncated.mode=ordered, or raise rollout.max_tokens"
+        )
+    if all(len(set(texts)) == 1 for texts in groups(batch, batch.completions)):
+        return "the answers to each prompt are the same, word for word; raise rollout.temperature"
+    if any(np.ptp(raw_G) > 0 for raw_G in groups(batch, batch.raw_B)):
+        return "their scores differ, but not what shaping makes of them; see reward.clip and reward.truncated"
+    return "the reward model scores them all the same; ask `python -m grlo_lite.doctor` what it can tell apart"
 
 
 def groups(batch: ScoredBatch, values_B: Any) -> list[Any]:

@@ -12,7 +12,14 @@ from transformers import TrainerCallback
 from grlo_lite.machine import processes
 from grlo_lite.models.policy import trainable_in_fp32
 from grlo_lite.monitoring.halvings import Halvings
-from grlo_lite.monitoring.metrics import batch_metrics, logged_mean, samples, with_entropy, without_overflow
+from grlo_lite.monitoring.metrics import (
+    batch_metrics,
+    logged_mean,
+    samples,
+    why_no_signal,
+    with_entropy,
+    without_overflow,
+)
 from grlo_lite.monitoring.pace import Pace
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rewards.scored_batch import ScoredBatch, joined
@@ -39,7 +46,7 @@ class Recorder(TrainerCallback):
     ):
         before = read_lines(run.metrics)[-1] if run.metrics.is_file() else {}
         self.run = run
-        self.budget = recipe.budget
+        self.budget, self.reward = recipe.budget, recipe.reward
         self.updates = recipe.algorithm.updates_per_rollout
         self.samples_per_step = recipe.logging.samples_per_step
         self.elapsed_seconds = elapsed_seconds
@@ -150,6 +157,10 @@ class Recorder(TrainerCallback):
         """The newest step's metrics, and eight samples of its batch."""
         batch = self.batch
         return self.last_line, samples(self.last_line["step"], batch, 8) if batch and self.last_line else []
+
+    def why_no_signal(self) -> str | None:
+        """Why the newest step taught nothing; None where it taught something."""
+        return why_no_signal(self.batch, self.reward) if self.batch else None
 
     def _metrics(self, step: int, batch: ScoredBatch, args: Any) -> dict[str, Any]:
         now = time.monotonic()

@@ -41,7 +41,7 @@ class HeldoutJudge:
 def loaded_heldout_judge(
     recipe: Recipe, policy: Any, rewards: Any, heldout_rows: list, device: Any
 ) -> tuple[Any, list[tuple[str, float, Any]]]:
-    """What the journal asks after each step, and the reward model behind it, as judges are listed; nothing where the
+    """What the recorder asks after each step, and the reward model behind it, as judges are listed; nothing where the
     recipe names none.
     """
     from grlo_lite.models import chat_template

@@ -77,7 +77,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     boundary, stops = Boundary(run, updates), Stops(recipe.budget, updates, before)
     pace = Pace(recipe.budget.steps, expected)
     recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace)
-    watch = Watch(recipe.guards, run, recorder.latest)
+    watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
     callbacks = [boundary, recorder, watch, stops]
     materials = Materials(parts.policy, handed_on(parts.rewards, recorder.take), rows.train, parts.place)
 
@@ -86,8 +86,11 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
 
     micro = halvings.smallest("update") or micro_batches.micro_batch(recipe, parts.place.device)
     stops.listen()
-    with engines.rollouts(recipe, parts.policy.model, parts.place.engine, halvings):
-        out_of_memory.train_halving(trainer, recipe, micro, checkpoint, boundary, recorder)
+    try:
+        with engines.rollouts(recipe, parts.policy.model, parts.place.engine, halvings):
+            out_of_memory.train_halving(trainer, recipe, micro, checkpoint, boundary, recorder)
+    finally:
+        recorder.close_bar()
     stops.ignore()
     return {
         "wall_seconds": stops.elapsed_seconds,

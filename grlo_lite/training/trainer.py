@@ -110,7 +110,7 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -
         "bf16": dtype == "bfloat16",
         "fp16": dtype == "float16",
         "gradient_checkpointing": checkpointing(optimizer.gradient_checkpointing, device),
-        "save_strategy": "no",  # the journal asks for checkpoints, at rollout boundaries
+        "save_strategy": "no",  # the recorder asks for checkpoints, at rollout boundaries
         "logging_steps": 1,
         "report_to": list(recipe.logging.report_to) or "none",
         "disable_tqdm": True,

@@ -1,7 +1,12 @@
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from grlo_lite.monitoring import guards
-from grlo_lite.recipe.schema import Guard, Guards
+from grlo_lite.monitoring.metrics import why_no_signal
+from grlo_lite.recipe.schema import Guard, Guards, Reward, Truncated
+from grlo_lite.rewards.reward_function import RewardFunction
 from grlo_lite.rundir import files, layout
 
 
@@ -71,6 +76,49 @@ def test_what_was_spoken_before_a_resumption_is_not_spoken_again(watched, tmp_pa
     files.append_lines(run.metrics, lines("entropy", [0.0] * 5))
     watched([{"step": 6, "entropy": 0.0}])
     assert len(files.read_lines(run.guards)) == 1
+
+
+def test_the_first_step_without_a_signal_is_told_at_once_and_once_even_after_a_resumption(tmp_path, capsys):
+    run, now, why = layout.RunDir(tmp_path), {}, iter([None, "because", "because"])
+    watch = guards.Watch(Guards(), run, lambda: (now, []), lambda: next(why))
+    for now in lines("equal_groups_fraction", [0.5, 1.0, 1.0]):  # noqa: B007
+        watch.on_log(None, None, Control())
+    (row,) = files.read_lines(run.guards)
+    assert (row["step"], row["guard"], row["action"]) == (2, "no_signal", "warn")
+    assert row["message"].endswith("this step teaches nothing: because")
+    now = {"step": 4, "equal_groups_fraction": 1.0}
+    resumed = guards.Watch(Guards(), run, lambda: (now, []), lambda: "because")
+    resumed.on_log(None, None, Control())
+    assert len(files.read_lines(run.guards)) == 1
+    assert capsys.readouterr().out.count("teaches nothing") == 1
+
+
+def batch(raw, truncated=False, texts="abcd", mode="ordered", clip=None):
+    """Two groups of two completions by way of the reward function, and the reward section."""
+    section = Reward(name="main", truncated=Truncated(mode=mode), clip=clip)
+    judge = SimpleNamespace(score=lambda _: raw, cut=0)
+    made = RewardFunction([("main", 1.0, judge)], [2], section, group_size=2, seed=0)
+    ends = [7 if cut else 2 for cut in np.broadcast_to(truncated, 4)]
+    said = [[{"role": "assistant", "content": text}] for text in texts]
+    made([[{"role": "user", "content": "?"}]] * 4, said, [[5, e] for e in ends], SimpleNamespace(global_step=3))
+    return made.last, section
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (batch([1.0, 2.0, 3.0, 3.0]), None),
+        (batch([1.0, 2.0, 3.0, 3.0], truncated=True), None),  # their order is kept
+        (batch([1.0, 2.0, 3.0, 4.0], truncated=True, mode="penalty"), "mode=ordered, or raise"),
+        (batch([1.0, 2.0, 3.0, 4.0], truncated=[0, 1, 0, 1], mode="mask"), "too few are left"),
+        (batch([1.0, 1.0, 2.0, 2.0], texts="aabb"), "raise rollout.temperature"),
+        (batch([9.0, 8.0, 7.0, 6.0], clip=5.0), "see reward.clip"),
+        (batch([1.0, 1.0, 2.0, 2.0]), "scores them all the same"),
+    ],
+)
+def test_a_step_without_a_signal_is_told_with_its_cause_and_its_mend(made, words):
+    why = why_no_signal(*made)
+    assert why is None if words is None else words in why
 
 
 def evaluations(trained, heldout):
