@@ -180,7 +180,7 @@ class Slots:
             layer.place(free_R, read, index_R)
         self.mask_SW[free_R] = False
         self.mask_SW[free_R, -width:] = cut.mask_BP
-        if self.share_S is not None:
+        if self.share_S is not None and cut.share_B is not None:
             self.share_S[free_R] = cut.share_B
         self.logits_SV[free_R] = logits_RV
         self.row_S[free_R], self.count_S[free_R], self.position_S[free_R] = rows_R, 0, cut.mask_BP.sum(1)

@@ -52,7 +52,7 @@ def drawn(logits_SV: torch.Tensor, uniform_S: torch.Tensor, sampling: Sampling) 
 
 
 def nucleus(weights_SV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The weights with zeros outside the smallest set that holds `top_p` of their sum (as Transformers' top-p has it)."""
+    """The weights with zeros outside the smallest set that holds `top_p` of their sum, as in Transformers' top-p."""
     ascending_SV, order_SV = weights_SV.sort(-1)
     cumulated_SV = ascending_SV.cumsum(-1)
     outside_SV = cumulated_SV <= (1 - top_p) * cumulated_SV[:, -1:]

@@ -70,7 +70,9 @@ def linear_layers(model: Any) -> list[Any]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     head = model.get_output_embeddings()
-    found, inside = [], set()
+    found: list[Any] = []
+    inside: set[int] = set()
+    module: Any
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             inside |= {id(part) for part in module.modules()} - {id(module)}

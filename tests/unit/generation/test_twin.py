@@ -34,7 +34,10 @@ def prompts(seed=0):
     return ids_BP, mask_BP
 
 
-def decoded(model, fold, rows, sampling=Sampling(20, 0.0)):
+GREEDY = Sampling(20, 0.0)
+
+
+def decoded(model, fold, rows, sampling=GREEDY):
     ids_BP, mask_BP = prompts()
     asked = Prompts(ids_BP, mask_BP, ENDS, 1)
     answers = Answers(asked, sampling)
