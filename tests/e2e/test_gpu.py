@@ -11,12 +11,14 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from grlo_lite import plan
-from grlo_lite.generation import engines, kv_cache
+from grlo_lite.generation import engines
+from grlo_lite.generation.llama import grouped_attention
 from grlo_lite.machine import device
 from grlo_lite.models import chat_template
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
 from grlo_lite.planning import cards, this_machine
+from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Lora, Model
 from grlo_lite.rundir import files
 
@@ -35,11 +37,19 @@ def test_the_microcosm_learns_on_a_gpu(train, tmp_path, backend):
 
 
 @pytest.mark.parametrize("engine", ["generate", "compact", "folded"])
-def test_every_engine_of_the_transformers_backend_runs(train, tmp_path, engine):
+@pytest.mark.parametrize("backend", ["transformers", "unsloth"])
+def test_every_engine_runs_with_every_backend(train, tmp_path, backend, engine):
+    if backend == "unsloth" and find_spec("unsloth") is None:
+        pytest.skip("Unsloth is not installed")
     path = tmp_path / "r"
     words = ("budget.steps=2", "evaluation.suite=none", "evaluation.heldout_prompts=0", "optimizer.name=adamw_8bit")
-    train("--run-dir", path, "backend=transformers", f"rollout.engine={engine}", *words, cwd=tmp_path)
+    train("--run-dir", path, f"backend={backend}", f"rollout.engine={engine}", *words, cwd=tmp_path)
     assert len(files.read_lines(path / "metrics.jsonl")) == 2
+
+
+class NothingHalved:
+    def smallest(self, phase):
+        return None
 
 
 @pytest.mark.parametrize("fold", [False, True])
@@ -52,7 +62,8 @@ def test_the_engine_answers_as_generate_does_on_a_gpu(fold):
     config.max_new_tokens, config.do_sample = 32, False
     with torch.no_grad():
         plain = made.model.generate(**batch, generation_config=config)
-        with engines.engine(made.model, fold, "auto"):
+        recipe = recipes.load("microcosm", [])
+        with engines.rollouts(recipe, made.model, "folded" if fold else "compact", NothingHalved()):
             ours = made.model.generate(**batch, generation_config=config)
     assert (ours == plain).float().mean() > 0.8  # in 16 bits, near ties may tip
 
@@ -64,9 +75,9 @@ def test_grouped_attention_in_16_bits_is_sdpa_in_fp32():
     halves = [tensor.to(device.float_dtype("cuda")) for tensor in (query, key, value)]
     room = torch.empty(5, 8, 512, 128, device="cuda", dtype=halves[0].dtype)  # keys as the cache has them: a view
     room[:, :, :300] = halves[1]
-    answer, _ = kv_cache.grouped_attention(None, halves[0], room[:, :, :300], halves[2], mask, scaling=128**-0.5)
+    answer = grouped_attention(halves[0][:, :, 0], room[:, :, :300], halves[2], ~mask, 128**-0.5)
     wanted = scaled_dot_product_attention(*(t.float() for t in halves), attn_mask=mask, enable_gqa=True)
-    assert (answer.float() - wanted.transpose(1, 2)).abs().max() < 0.02
+    assert (answer.reshape(5, 32, 128).float() - wanted[:, :, 0]).abs().max() < 0.02
 
 
 def test_a_cap_of_memory_is_what_the_engine_and_the_scorer_go_by():
