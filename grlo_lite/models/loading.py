@@ -39,6 +39,7 @@ def load_policy(recipe: Recipe, device: Any, backend: str) -> Any:
         recipe.prompts.max_tokens + recipe.rollout.max_tokens,
         recipe.seed,
         recipe.rollout.vllm_memory if engine(recipe, device, backend) == "fast_inference" else None,
+        recipe.cpu_dtype,
     )
 
 
@@ -65,4 +66,4 @@ def load_judge(recipe: Recipe, judge: Judge | Heldout, device: Any) -> Any:
     from grlo_lite.models import reward_model
 
     limits = recipe.reward.max_tokens, recipe.reward.tokens_per_batch
-    return reward_model.load(judge_path(judge.name or ""), judge.revision, judge.quantization, device, *limits)
+    return reward_model.load(judge_path(judge.name or ""), judge.revision, judge.quantization, device, *limits, recipe.cpu_dtype)

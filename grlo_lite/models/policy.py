@@ -28,6 +28,7 @@ def load(
     max_tokens: int,
     seed: int,
     vllm_memory: float | None = None,
+    cpu_dtype: str = "fp32",
 ) -> Policy:
     """The base model in NF4 (or unquantized), frozen, with a fresh fp32 LoRA adapter on it that leaves its outputs
     unchanged.
@@ -39,9 +40,9 @@ def load(
     tokenizer = load_tokenizer(path, revision)
     require_causal_lm(path, revision)
     if backend == "unsloth":
-        model = load_with_unsloth(path, revision, quantization, lora, device, max_tokens, seed, vllm_memory)
+        model = load_with_unsloth(path, revision, quantization, lora, device, max_tokens, seed, vllm_memory, cpu_dtype)
     else:
-        model = load_with_transformers(path, revision, quantization, lora, device, seed)
+        model = load_with_transformers(path, revision, quantization, lora, device, seed, cpu_dtype)
     model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
@@ -87,14 +88,16 @@ def require_causal_lm(path: str, revision: str) -> None:
         )
 
 
-def load_with_transformers(path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int) -> Any:
+def load_with_transformers(
+    path: str, revision: str, quantization: str, lora: Lora, device: Any, seed: int, cpu_dtype: str = "fp32"
+) -> Any:
     """The base model under a fresh adapter, by Transformers, PEFT and bitsandbytes."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
     from grlo_lite.models.quantization import from_pretrained
 
-    base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device)
+    base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device, cpu_dtype)
     # Not PEFT's prepare_model_for_kbit_training: it makes the embeddings, the residual stream and the KV cache fp32
     base.requires_grad_(False)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=target_modules(lora), task_type="CAUSAL_LM")

@@ -138,7 +138,13 @@ def batches_under_budget(rows: list[Any], tokens_per_batch: int) -> list[list[An
 
 
 def load(
-    path: str, revision: str, quantization: str, device: Any, max_tokens: int, tokens_per_batch: int | str
+    path: str,
+    revision: str,
+    quantization: str,
+    device: Any,
+    max_tokens: int,
+    tokens_per_batch: int | str,
+    cpu_dtype: str = "fp32",
 ) -> RewardModel:
     """The reward model at `path`, frozen; `tokens_per_batch="auto"` goes by the memory that is free once it is loaded.
 
@@ -160,7 +166,8 @@ def load(
         )
     if tokenizer.chat_template is None:
         raise BadInput(f"reward.name={path!r} has no chat template, so it cannot be told what to score")
-    model = from_pretrained(AutoModelForSequenceClassification, path, revision, quantization, device, num_labels=1)
+    kind = AutoModelForSequenceClassification
+    model = from_pretrained(kind, path, revision, quantization, device, cpu_dtype, num_labels=1)
     if not hasattr(model, "score") or not model.score.weight.is_floating_point():
         raise BadInput(f"reward.name={path!r} is a {type(model).__name__} without a floating-point `score` head")
     if tokens_per_batch == "auto":

@@ -23,6 +23,7 @@ def load_with_unsloth(
     max_tokens: int,
     seed: int,
     vllm_memory: float | None,
+    cpu_dtype: str,
 ) -> Any:
     from transformers import set_seed
     from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
@@ -36,7 +37,7 @@ def load_with_unsloth(
         revision=revision,
         load_in_4bit=quantization == "nf4",
         max_seq_length=max_tokens,
-        dtype=float_dtype(device),
+        dtype=float_dtype(device, cpu_dtype),
         use_exact_model_name=True,
         trust_remote_code=False,
         **(fast if vllm_memory else {}),

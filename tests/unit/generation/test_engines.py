@@ -257,7 +257,7 @@ def probabilities(model, prompt, temperature, end, pad):
 
 def test_in_16_bits_the_engine_answers_as_generate_and_leaves_the_stream_in_16_bits(monkeypatch):
     """As on a GPU: bf16 embeddings, norms and KV cache, NF4 weights, an fp32 adapter."""
-    monkeypatch.setattr("grlo_lite.machine.device.float_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("grlo_lite.machine.device.float_dtype", lambda device, cpu_dtype="": torch.bfloat16)
     made = policies.load(str(names.POLICY), "main", "nf4", Lora(rank=16, alpha=32), "transformers", CPU, 256, 0)
     assert made.model.dtype == torch.bfloat16
     assert {p.dtype for p in made.model.parameters() if p.requires_grad} == {torch.float32}
