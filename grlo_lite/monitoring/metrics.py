@@ -8,10 +8,14 @@ from grlo_lite.rewards.scored_batch import Rollouts
 
 
 def batch_metrics(batch: Rollouts) -> dict[str, float | None]:
-    """The numbers that one batch of rollouts gives by itself; None where one has no meaning."""
+    """The numbers that one batch of rollouts gives by itself; None where one has no meaning.
+
+    The reward's are of what is trained on; where all of it is masked, of what would have been.
+    """
+    rewards_B = batch.rewards_B if batch.masked_B.all() else batch.rewards_B[~batch.masked_B]
     return {
-        "reward_mean": float(batch.rewards_B.mean()),
-        "reward_std": float(batch.rewards_B.std()),
+        "reward_mean": float(rewards_B.mean()),
+        "reward_std": float(rewards_B.std()),
         "score_mean": float(batch.raw_B.mean()),
         "score_std": float(batch.raw_B.std()),
         "completion_tokens_mean": float(batch.tokens_B.mean()),
@@ -21,13 +25,19 @@ def batch_metrics(batch: Rollouts) -> dict[str, float | None]:
         "distinct_fraction": float(
             np.mean([len(set(group)) / len(group) for group in groups(batch, batch.completions)])
         ),
-        "equal_groups_fraction": float(np.mean([np.ptp(group) == 0 for group in groups(batch, batch.rewards_B)])),
+        "equal_groups_fraction": float(np.mean(equal_groups(batch))),
         "reward_cut_fraction": batch.cut / len(batch.raw_B),
         **{f"reward_{part}_mean": float(added_B.mean()) for part, added_B in batch.parts.items()},
         **(
             {f"score_mean/{name}": float(s.mean()) for name, s in batch.judged.items()} if len(batch.judged) > 1 else {}
         ),
     }
+
+
+def equal_groups(batch: Rollouts) -> list[bool]:
+    """Of each group, whether its completions teach nothing: they all earn the same, or all but one are masked."""
+    rewards, masked = groups(batch, batch.rewards_B), groups(batch, batch.masked_B)
+    return [len(set(rewards_G[~masked_G])) <= 1 for rewards_G, masked_G in zip(rewards, masked, strict=True)]
 
 
 def groups(batch: Rollouts, values_B: Any) -> list[Any]:

@@ -182,11 +182,14 @@ class Rollout(Section):
 class Truncated(Section):
     """What a completion that hit `rollout.max_tokens` earns; without this it would be scored as if it were finished.
 
-    penalty: the batch's lowest raw score less `value`; floor: `value` itself; score: its raw score less `value`.
+    ordered: the batch's truncated completions are moved down together until the best of them lies `value` below the
+    lowest finished one, so that they keep their order and there is something to learn while nothing ends; penalty: the
+    batch's lowest raw score less `value`, the same for all; floor: `value` itself; score: its raw score less `value`;
+    mask: nothing, it is left out of the loss and of its group's baseline.
     """
 
-    mode: Literal["penalty", "floor", "score"] = "penalty"
-    value: float = 1.0
+    mode: Literal["ordered", "penalty", "floor", "score", "mask"] = "ordered"
+    value: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
 class Judge(Section):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from grlo_lite.errors import BadInput
 from grlo_lite.machine import processes
 from grlo_lite.models.reward_model import Messages, RewardModel
 from grlo_lite.recipe.schema import Reward
@@ -43,24 +44,34 @@ class RewardFunction:
         completion_ids: list[list[int]],
         trainer_state: Any = None,
         **_: Any,
-    ) -> list[float]:
-        """One reward a completion. Raises RewardError where a judge gives no finite score."""
+    ) -> list[float | None]:
+        """One reward a completion; None, for TRL to leave out, where `reward.truncated.mode: mask` masks it.
+
+        Raises RewardError where a judge gives no finite score, and BadInput where the first step is masked whole.
+        """
         began = time.monotonic()
         judged = self._judged([p + c for p, c in zip(prompts, completions, strict=True)])
         raw_B = self._combined(judged)
         tokens_B = np.array([len(ids) for ids in completion_ids])
         truncated_B = np.array([ids[-1] not in self.stop_ids for ids in completion_ids])
         repeated_B = np.array([repeated_4grams(ids) for ids in completion_ids])
-        lowest = min(processes.gathered(float(raw_B.min())))
-        rewards_B, parts = shaped_rewards(raw_B, truncated_B, tokens_B, repeated_B, self.reward, lowest)
+        rewards_B, parts = shaped_rewards(raw_B, truncated_B, tokens_B, repeated_B, self.reward, processes.gathered)
+        masked_B = truncated_B & (self.reward.truncated.mode == "mask")
+        if all(processes.gathered(bool(masked_B.all()))) and trainer_state.global_step == 0:
+            raise BadInput(
+                "reward.truncated.mode=mask, but every answer of the first step hit rollout.max_tokens, so nothing is "
+                "left to learn from; use reward.truncated.mode=ordered, or raise rollout.max_tokens"
+            )
         if self.reward.shuffle:
-            rewards_B = np.random.default_rng([self.seed, trainer_state.global_step]).permutation(rewards_B)
+            random = np.random.default_rng([self.seed, trainer_state.global_step])
+            rewards_B[~masked_B] = random.permutation(rewards_B[~masked_B])
         self.last = Rollouts(
             prompts=prompts,
             completions=[completion[-1]["content"] for completion in completions],
             group_size=self.group_size,
             tokens_B=tokens_B,
             truncated_B=truncated_B,
+            masked_B=masked_B,
             repeated_B=repeated_B,
             judged=judged,
             raw_B=raw_B,
@@ -70,7 +81,7 @@ class RewardFunction:
             began=began,
             ended=time.monotonic(),
         )
-        return rewards_B.tolist()
+        return [None if masked else float(r) for r, masked in zip(rewards_B, masked_B, strict=True)]
 
     def _judged(self, conversations: list[Messages]) -> dict[str, np.ndarray]:
         return {name: np.array(model.score(conversations)) for name, _, model in self.judges}

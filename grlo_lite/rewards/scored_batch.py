@@ -20,11 +20,12 @@ class Rollouts:
     group_size: int  # completions a prompt; those of one prompt stand together
     tokens_B: np.ndarray  # completion lengths
     truncated_B: np.ndarray  # True where rollout.max_tokens was hit
+    masked_B: np.ndarray  # True where a completion is left out of the loss and of its group's baseline
     repeated_B: np.ndarray  # share of repeated 4-grams
     judged: dict[str, np.ndarray]  # each judge's raw scores
     raw_B: np.ndarray  # the judges' scores, weighted and summed
     parts: dict[str, np.ndarray]  # what each kind of shaping added, in reward units
-    rewards_B: np.ndarray  # what is trained on
+    rewards_B: np.ndarray  # what is trained on, where not masked
     cut: int  # conversations longer than reward.max_tokens
     began: float  # time.monotonic() when scoring began
     ended: float
@@ -47,6 +48,7 @@ def joined(batches: list[Rollouts]) -> Rollouts:
         group_size=batches[0].group_size,
         tokens_B=np.concatenate(of("tokens_B")),
         truncated_B=np.concatenate(of("truncated_B")),
+        masked_B=np.concatenate(of("masked_B")),
         repeated_B=np.concatenate(of("repeated_B")),
         judged=arrays("judged"),
         raw_B=np.concatenate(of("raw_B")),

@@ -1,5 +1,6 @@
 """TRL's trainers, composed from a recipe and never subclassed."""
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def composed_trainer(
         callbacks=callbacks,
     )
     made.remove_callback(PrinterCallback)
+    if recipe.reward.truncated.mode == "mask":  # TRL would print a masked completion in full at each step
+        logging.getLogger(kind.__module__).addFilter(lambda record: "returned None" not in record.getMessage())
     # TRL and PEFT would each write one with every checkpoint, which takes most of its time; the run has its own
     made.create_model_card = made.model.create_or_update_model_card = _no_card
     if recipe.lora.targets == "all-linear":  # no embeddings; to see that, PEFT would read the base's config every time
@@ -85,6 +88,7 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -
         "chat_template_kwargs": chat_template.TEMPLATE_OPTIONS,
         "beta": algorithm.kl,
         "epsilon": algorithm.clip,
+        "mask_truncated_completions": recipe.reward.truncated.mode == "mask",
         "max_steps": recipe.budget.steps * algorithm.updates_per_rollout,
         "shuffle_dataset": False,
         "optim": {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit"}[optimizer.name],

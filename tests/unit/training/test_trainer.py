@@ -161,3 +161,29 @@ def test_in_16_bits_the_whole_adapter_learns(tmp_path, monkeypatch):
         [torch.full((p.numel(),), "lora_B" in n) for n, p in before.model.named_parameters() if p.requires_grad]
     )
     assert (after != weights(before))[b_matrices].float().mean() > 0.99  # in bf16 most updates round to nothing
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_masked_completions_neither_move_the_baseline_nor_the_loss(algorithm, tmp_path):
+    """Advantages by hand, of the answers that ended: GRPO's less their mean, RLOO's less the mean of the others."""
+    values = recipes.load(
+        "microcosm",
+        [f"algorithm.name={algorithm}", "reward.truncated.mode=mask", "rollout.max_tokens=32", "budget.steps=1"],
+    )
+    made = policies.load(str(names.POLICY), "main", "nf4", values.lora, "transformers", CPU, 304, 0)
+    judges = [("microcosm", 1.0, models.load_judge(values, values.reward.judges[0], CPU))]
+    rewards = RewardFunction(judges, chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)
+    rows, *_ = prepared.prompt_rows(values)
+    trainer = composed_trainer(values, tmp_path, made, rewards, rows, [], CPU, 32)
+    torch.manual_seed(0)
+    rows = [row for row in trainer.train_dataset.select(range(4)) for _ in range(8)]
+    output = trainer._generate_and_score_completions(rows)
+    masked, raw = torch.tensor(rewards.last.masked_B), torch.tensor(rewards.last.raw_B)
+    assert 0 < masked.sum() < 32
+    assert output["completion_mask"].any(1).tolist() == (~masked).tolist()
+    for start in range(0, 32, 8):
+        scores = raw[start : start + 8][~masked[start : start + 8]]
+        others = scores.mean() if algorithm == "grpo" else (scores.sum() - scores) / (len(scores) - 1)
+        expected = torch.zeros(8, dtype=scores.dtype)
+        expected[~masked[start : start + 8]] = (scores - others).nan_to_num()
+        assert output["advantages"][start : start + 8].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
