@@ -96,13 +96,11 @@ def make_judge(policy: Path, rows: list[dict[str, str]], folder: Path, **setting
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(policy)
     tokenizer.chat_template, tokenizer.padding_side = JUDGE_TEMPLATE, "right"
-    dtype = float_dtype(torch.device("cpu"), "auto")
+    dtype = float_dtype("cpu", "auto")
     model: Any = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1, dtype=dtype)
     torch.nn.init.zeros_(model.score.weight)
     layers = range(FROZEN_LAYERS, model.config.num_hidden_layers)
-    lora = LoraConfig(
-        r=32, lora_alpha=64, target_modules=LINEAR, task_type="SEQ_CLS", layers_to_transform=list(layers)
-    )
+    lora = LoraConfig(r=32, lora_alpha=64, target_modules=LINEAR, task_type="SEQ_CLS", layers_to_transform=list(layers))
     batch = 8
     config = RewardConfig(
         output_dir=str(folder.with_name(folder.name + ".trainer")),
@@ -141,7 +139,9 @@ def make_judge(policy: Path, rows: list[dict[str, str]], folder: Path, **setting
 def batches_of_like_length(rows: list[dict[str, str]], batch: int) -> list[dict[str, str]]:
     """The rows in batches whose members are about as long as each other; the batches in random order."""
     rng = random.Random(0)
-    ordered = sorted(rng.sample(rows, len(rows)), key=lambda r: len(r["prompt"]) + max(len(r["chosen"]), len(r["rejected"])))
+    ordered = sorted(
+        rng.sample(rows, len(rows)), key=lambda r: len(r["prompt"]) + max(len(r["chosen"]), len(r["rejected"]))
+    )
     batches = [ordered[start : start + batch] for start in range(0, len(ordered), batch)]
     rng.shuffle(batches)
     return [row for some in batches for row in some]

@@ -21,9 +21,13 @@ def float_dtype(device: Any, cpu_dtype: str = "fp32") -> Any:
     import torch
 
     if torch.device(device).type == "cpu":
-        in_bf16 = cpu_dtype == "bf16" or (cpu_dtype == "auto" and cpu_multiplies_bf16())
-        return torch.bfloat16 if in_bf16 else torch.float32
+        return torch.bfloat16 if computes_in_bf16(cpu_dtype) else torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def computes_in_bf16(cpu_dtype: str) -> bool:
+    """What a recipe's `cpu_dtype` means on this CPU."""
+    return cpu_dtype == "bf16" or (cpu_dtype == "auto" and cpu_multiplies_bf16())
 
 
 def cpu_multiplies_bf16() -> bool:

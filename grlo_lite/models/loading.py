@@ -66,4 +66,6 @@ def load_judge(recipe: Recipe, judge: Judge | Heldout, device: Any) -> Any:
     from grlo_lite.models import reward_model
 
     limits = recipe.reward.max_tokens, recipe.reward.tokens_per_batch
-    return reward_model.load(judge_path(judge.name or ""), judge.revision, judge.quantization, device, *limits, recipe.cpu_dtype)
+    return reward_model.load(
+        judge_path(judge.name or ""), judge.revision, judge.quantization, device, *limits, recipe.cpu_dtype
+    )

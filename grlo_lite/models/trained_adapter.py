@@ -86,7 +86,9 @@ def find(path: Path, base: str | None) -> Subject:
         model = recipe.model
         name = base or (str(names.POLICY) if model.name == "microcosm" else model.name)
         trained_by, template = recipe.reward.name, environment["template_sha256"]
-        return Subject(run, run.adapter, name, model.revision, model.quantization, trained_by, template, recipe.cpu_dtype)
+        return Subject(
+            run, run.adapter, name, model.revision, model.quantization, trained_by, template, recipe.cpu_dtype
+        )
     if not (path / "adapter_config.json").is_file():
         raise BadInput(f"{path} is neither a run directory (recipe.yaml) nor an adapter (adapter_config.json)")
     _require_weights(path)

@@ -77,7 +77,7 @@ def _optimize(
     from grlo_lite.training.stopping import Stops
     from grlo_lite.training.trainer import composed_trainer
 
-    expected = planner.expected(recipe, this_machine.this_card()) if processes.count() == 1 else None
+    expected = planner.expected(recipe, this_machine.this_card(recipe.cpu_dtype)) if processes.count() == 1 else None
     before = files.read_lines(run.metrics)[-1] if checkpoint else {}
     updates = recipe.algorithm.updates_per_rollout
     halvings = Halvings(run)
