@@ -307,7 +307,7 @@ def closed_or_open(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     from scipy.stats import spearmanr
 
-    rows = [row for row in real_models.pairs(arguments.data, "test")]
+    rows = real_models.pairs(arguments.data, "test")
     found = {}
     for label in ("trained", "heldout"):
         model = judge(arguments.work / f"judge-{label}")

@@ -3,7 +3,7 @@
 Both sides load the same policy in NF4 with the same LoRA and the same judge, ask the same prompts in the same order,
 compute in the same dtype and make as many updates of a rollout. No completion ends before `rollout.max_tokens`, so both
 generate and score as many tokens, and the kit's engine gains nothing from rows that end early. TRL's side is what its
-documentation shows: GRPOTrainer with a 4-bit model, `peft_config`, and the judge as `reward_funcs`, which TRL scores by.
+documentation shows: GRPOTrainer with a 4-bit model, `peft_config`, and the judge as `reward_funcs`, scored as TRL does.
 """
 
 import json

@@ -30,10 +30,10 @@ def computes_in_bf16(cpu_dtype: str) -> bool:
     return cpu_dtype == "bf16" or (cpu_dtype == "auto" and cpu_multiplies_bf16())
 
 
-def cpu_multiplies_bf16() -> bool:
+def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU has instructions for products of bf16, by the flags that Linux names."""
     try:
-        said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        said = cpuinfo.read_text(encoding="utf-8")
     except OSError:
         return False
     flags = next((line.split(":", 1)[1].split() for line in said.splitlines() if line.startswith("flags")), [])
