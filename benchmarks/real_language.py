@@ -34,14 +34,14 @@ SEEDS = (0, 1, 2)
 HELDOUT_PROMPTS = 64
 # The recipe made short enough for half an hour: fewer and shorter completions, more made of each
 SETTINGS = (
-    "prompts.max_tokens=112",
+    "prompts.max_tokens=96",
     "rollout.batch=16",
     "rollout.max_tokens=64",
     "algorithm.updates_per_rollout=4",
     "optimizer.micro_batch=4",
     "optimizer.learning_rate=5e-4",
-    "budget.steps=20",
-    "budget.checkpoint_every=5",
+    "budget.steps=16",
+    "budget.checkpoint_every=4",
     f"evaluation.heldout_prompts={HELDOUT_PROMPTS}",
 )
 BAR = 0.65  # of test pairs in order, that the trained judge has to reach

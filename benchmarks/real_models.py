@@ -153,7 +153,7 @@ def judge_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
 
     from grlo_lite.models import reward_model
 
-    judge = reward_model.load(str(folder), "main", "none", torch.device("cpu"), 1024, "auto")
+    judge = reward_model.load(str(folder), "main", "none", torch.device("cpu"), 1024, "auto", "auto")
     scores = {
         side: judge.score([conversation(row["prompt"], row[side]) for row in rows]) for side in ("chosen", "rejected")
     }
