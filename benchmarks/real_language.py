@@ -34,7 +34,7 @@ SEEDS = (0, 1, 2)
 HELDOUT_PROMPTS = 64
 # The recipe made short enough for half an hour: fewer and shorter completions, more made of each
 SETTINGS = (
-    "prompts.max_tokens=96",
+    "prompts.max_tokens=128",
     "rollout.batch=16",
     "rollout.max_tokens=64",
     "algorithm.updates_per_rollout=4",
