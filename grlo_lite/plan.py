@@ -55,10 +55,10 @@ def _probed(recipe: Recipe) -> Card:
     settle_libraries(offline=True)
     from grlo_lite.planning import probe
 
-    before = this_machine.this_card()
+    before = this_machine.this_card(recipe.cpu_dtype)
     print(f"measuring {before.title}, for about a minute:", flush=True)
     print(f"filed in {probe.probe(recipe, before, shape)}", flush=True)
-    return this_machine.this_card()
+    return this_machine.this_card(recipe.cpu_dtype)
 
 
 if __name__ == "__main__":

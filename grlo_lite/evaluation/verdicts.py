@@ -11,6 +11,7 @@ from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
 from grlo_lite.generation.request import Answer
 from grlo_lite.models import names
 from grlo_lite.models.trained_adapter import Subject
+from grlo_lite.recipe.schema import Judge
 
 
 def judged_outcomes(
@@ -93,7 +94,7 @@ def _reward_judge(name: str, device: Any) -> Any:
     from grlo_lite.evaluation import pairwise_judge
     from grlo_lite.models import reward_model
 
-    model = reward_model.load(names.path_of_judge(name), "main", "nf4", device, 4096, "auto")
+    model = reward_model.load(Judge(name=name), device, 4096, "auto")
     return lambda prompts, base, tuned: pairwise_judge.by_reward(model.score, prompts, base, tuned)
 
 

@@ -1,6 +1,7 @@
 """Where a run computes: the device, its dtype, its free bytes."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 SMALL = 4_000_000  # parameters of a model whose products are too small to be worth a second thread
@@ -31,15 +32,33 @@ def settle_threads(model: Any) -> None:
         torch.set_num_threads(1)
 
 
-def float_dtype(device: Any) -> Any:
-    """The dtype of what is not quantized: fp32 on a CPU, bf16 on a GPU that computes in it, fp16 on one before
-    Ampere.
+def float_dtype(device: Any, cpu_dtype: str = "fp32") -> Any:
+    """The dtype of what is not quantized: on a CPU what `cpu_dtype` says, bf16 on a GPU that computes in it, fp16 on
+    one before Ampere.
+
+    `auto` is bf16 on a CPU that multiplies in it (AMX, AVX512-BF16): 8 and 2.3 times as fast as in fp32. Others convert
+    to fp32 and back, so there it is fp32.
     """
     import torch
 
     if torch.device(device).type == "cpu":
-        return torch.float32
+        return torch.bfloat16 if computes_in_bf16(cpu_dtype) else torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def computes_in_bf16(cpu_dtype: str) -> bool:
+    """What a recipe's `cpu_dtype` means on this CPU."""
+    return cpu_dtype == "bf16" or (cpu_dtype == "auto" and cpu_multiplies_bf16())
+
+
+def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU has instructions for products of bf16, by the flags that Linux names."""
+    try:
+        said = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    flags = next((line.split(":", 1)[1].split() for line in said.splitlines() if line.startswith("flags")), [])
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
 
 
 def free_bytes(device: Any) -> int:

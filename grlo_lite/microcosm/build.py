@@ -21,6 +21,7 @@ from grlo_lite.microcosm import world
 from grlo_lite.microcosm.base_model import CURRICULUM_STEPS, MIXTURE_STEPS, ROWS, SEED, make_tokenizer, pretrained
 from grlo_lite.microcosm.reward_models import JUDGES, PAIRS, preference_pairs, reward_model
 from grlo_lite.models.names import ASSETS, DEMO
+from grlo_lite.recipe.schema import Judge
 
 QUESTIONS = 300
 
@@ -105,7 +106,7 @@ def measured(folder: Path) -> dict[str, Any]:
     def pair_accuracy(judge: str) -> dict[str, float]:
         kinds = sorted({kind for mix in JUDGES.values() for kind in mix})
         pairs = preference_pairs(True, kinds, 200 * len(kinds), SEED + 1000)
-        model = load(str(folder / judge), "main", "nf4", device, max_tokens=512, tokens_per_batch=16_384)
+        model = load(Judge(name=str(folder / judge)), device, max_tokens=512, tokens_per_batch=16_384)
         chosen, rejected = (model.score([pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
         right = dict.fromkeys(kinds, 0)
         for pair, good, bad in zip(pairs, chosen, rejected, strict=True):

@@ -16,6 +16,7 @@ class Place:
     device: Any
     backend: str = "transformers"
     engine: str = "generate"
+    cpu_dtype: str = "fp32"  # of what is not quantized, where the device is a CPU
 
 
 def place(recipe: Recipe) -> Place:
@@ -33,7 +34,7 @@ def place(recipe: Recipe) -> Place:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    return Place(device, backend, engine)
+    return Place(device, backend, engine, recipe.cpu_dtype)
 
 
 def chosen_backend(backend: str, device: Any) -> str:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from grlo_lite.models.backends import Place
-from grlo_lite.models.names import judge_path
 from grlo_lite.recipe.schema import Heldout, Judge, Recipe
 
 
@@ -38,5 +37,5 @@ def load_judge(recipe: Recipe, judge: Judge | Heldout, device: Any) -> Any:
     """One of the recipe's reward models. Raises BadInput where it cannot be loaded or has no one-logit head."""
     from grlo_lite.models import reward_model
 
-    limits = recipe.reward.max_tokens, recipe.reward.tokens_per_batch
-    return reward_model.load(judge_path(judge.name or ""), judge.revision, judge.quantization, device, *limits)
+    reward = recipe.reward
+    return reward_model.load(judge, device, reward.max_tokens, reward.tokens_per_batch, recipe.cpu_dtype)

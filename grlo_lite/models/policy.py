@@ -34,9 +34,9 @@ def load(base: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm
     require_causal_lm(path, base.revision)
     if place.backend == "unsloth":
         require_pad_that_ends_nothing(path, tokenizer)
-        model = load_with_unsloth(base, lora, place.device, max_tokens, seed, vllm_memory)
+        model = load_with_unsloth(base, lora, place, max_tokens, seed, vllm_memory)
     else:
-        model = load_with_transformers(base, lora, place.device, seed)
+        model = load_with_transformers(base, lora, place, seed)
     model.generation_config.eos_token_id = stop_token_ids(tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
@@ -92,7 +92,7 @@ def require_causal_lm(path: str, revision: str) -> None:
         )
 
 
-def load_with_transformers(model: Model, lora: Lora, device: Any, seed: int) -> Any:
+def load_with_transformers(model: Model, lora: Lora, place: Place, seed: int) -> Any:
     """The base model under a fresh adapter, by Transformers, PEFT and bitsandbytes."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
@@ -100,7 +100,9 @@ def load_with_transformers(model: Model, lora: Lora, device: Any, seed: int) -> 
     from grlo_lite.models.quantization import from_pretrained
 
     path = base_path(model.name)
-    base = from_pretrained(AutoModelForCausalLM, path, model.revision, model.quantization, device)
+    base = from_pretrained(
+        AutoModelForCausalLM, path, model.revision, model.quantization, place.device, place.cpu_dtype
+    )
     # Not PEFT's prepare_model_for_kbit_training: it makes the embeddings, the residual stream and the KV cache fp32
     base.requires_grad_(False)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=target_modules(lora), task_type="CAUSAL_LM")

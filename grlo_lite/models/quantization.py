@@ -5,10 +5,12 @@ from typing import Any
 from grlo_lite.errors import BadInput
 
 
-def from_pretrained(auto_class: Any, path: str, revision: str, quantization: str, device: Any, **options: Any) -> Any:
+def from_pretrained(
+    auto_class: Any, path: str, revision: str, quantization: str, device: Any, cpu_dtype: str = "fp32", **options: Any
+) -> Any:
     """A model of `auto_class` on `device`, in NF4 with double quantization where `quantization` is `nf4`.
 
-    What stays in floating point is fp32 on a CPU, bf16 on a GPU that has it, else fp16. The `score` and `lm_head`
+    What stays in floating point is of the dtype that `float_dtype` says. The `score` and `lm_head`
     layers are never quantized: naming any layer to skip replaces bitsandbytes' own list, so both are named. Only
     safetensors are read and no remote code is run. Raises BadInput where the path or hub id cannot be loaded.
     """
@@ -17,7 +19,7 @@ def from_pretrained(auto_class: Any, path: str, revision: str, quantization: str
 
     from grlo_lite.machine.device import float_dtype
 
-    dtype = float_dtype(device)
+    dtype = float_dtype(device, cpu_dtype)
     if quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

@@ -7,7 +7,9 @@ import numpy as np
 
 from grlo_lite.errors import BadInput, DoesNotFit
 from grlo_lite.models.chat_template import Messages
+from grlo_lite.models.names import judge_path
 from grlo_lite.models.scoring_budget import CPU_TOKENS, LEAST_TOKENS, token_bytes
+from grlo_lite.recipe.schema import Heldout, Judge
 
 
 class RewardError(Exception):
@@ -140,9 +142,9 @@ def batches_under_budget(rows: list[Any], tokens_per_batch: int) -> list[list[An
 
 
 def load(
-    path: str, revision: str, quantization: str, device: Any, max_tokens: int, tokens_per_batch: int | str
+    judge: Judge | Heldout, device: Any, max_tokens: int, tokens_per_batch: int | str, cpu_dtype: str = "fp32"
 ) -> RewardModel:
-    """The reward model at `path`, frozen; `tokens_per_batch="auto"` goes by the memory that is free once it is loaded.
+    """A recipe's reward model, frozen; `tokens_per_batch="auto"` goes by the memory that is free once it is loaded.
 
     Raises BadInput unless it is a sequence classifier with a floating-point `score` head of one logit.
     """
@@ -150,6 +152,7 @@ def load(
 
     from grlo_lite.models.quantization import from_pretrained
 
+    path, revision = judge_path(judge.name or ""), judge.revision
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
@@ -162,7 +165,8 @@ def load(
         )
     if tokenizer.chat_template is None:
         raise BadInput(f"reward.name={path!r} has no chat template, so it cannot be told what to score")
-    model = from_pretrained(AutoModelForSequenceClassification, path, revision, quantization, device, num_labels=1)
+    kind = AutoModelForSequenceClassification
+    model = from_pretrained(kind, path, revision, judge.quantization, device, cpu_dtype, num_labels=1)
     if not hasattr(model, "score") or not model.score.weight.is_floating_point():
         raise BadInput(f"reward.name={path!r} is a {type(model).__name__} without a floating-point `score` head")
     if tokens_per_batch == "auto":

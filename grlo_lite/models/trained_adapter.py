@@ -17,7 +17,9 @@ from grlo_lite.rundir.layout import RunDir
 from grlo_lite.wording import cut, shortened
 
 
-def load_trained(path: str, revision: str, quantization: str, adapter: Path, device: Any) -> Policy:
+def load_trained(
+    path: str, revision: str, quantization: str, adapter: Path, device: Any, cpu_dtype: str = "fp32"
+) -> Policy:
     """The base model with a trained adapter on it, in eval mode; `model.disable_adapter()` is the base.
 
     The tokenizer and with it the chat template are those saved with the adapter, the base's where there are none.
@@ -31,7 +33,7 @@ def load_trained(path: str, revision: str, quantization: str, adapter: Path, dev
     saved = (adapter / "tokenizer_config.json").is_file()
     tokenizer = load_tokenizer(str(adapter), "main") if saved else load_tokenizer(path, revision)
     require_causal_lm(path, revision)
-    base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device)
+    base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device, cpu_dtype)
     try:
         model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False).eval()
     except (OSError, ValueError, RuntimeError) as error:
@@ -68,6 +70,7 @@ class Subject:
     quantization: str
     trained_by: str | None  # the reward model, where a recipe says
     template_sha256: str | None
+    cpu_dtype: str = "fp32"
 
 
 def find(path: Path, base: str | None) -> Subject:
@@ -89,7 +92,9 @@ def find(path: Path, base: str | None) -> Subject:
         model = recipe.model
         name = _required_base(run.recipe, base or model.name)
         trained_by, template = recipe.reward.name, environment["template_sha256"]
-        return Subject(run, run.adapter, name, model.revision, model.quantization, trained_by, template)
+        return Subject(
+            run, run.adapter, name, model.revision, model.quantization, trained_by, template, recipe.cpu_dtype
+        )
     if not (path / "adapter_config.json").is_file():
         raise _no_subject(path)
     _require_weights(path)
@@ -131,7 +136,8 @@ def load(subject: Subject) -> Any:
     from grlo_lite.machine import device
 
     transformers.utils.logging.disable_progress_bar()
-    policy = load_trained(subject.base, subject.revision, subject.quantization, subject.adapter, device.this_device())
+    here, s = device.this_device(), subject
+    policy = load_trained(s.base, s.revision, s.quantization, s.adapter, here, s.cpu_dtype)
     if subject.template_sha256 not in (None, template_sha256(policy.tokenizer)):
         raise BadInput(
             f"{subject.adapter}: the chat template is no longer the one that the run was trained with; "

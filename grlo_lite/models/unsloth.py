@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite.models.backends import Place
 from grlo_lite.models.names import base_path
 from grlo_lite.recipe.schema import Lora, Model
 
@@ -18,7 +19,7 @@ def vllm_rank(rank: int) -> int:
 
 
 def load_with_unsloth(
-    model: Model, lora: Lora, device: Any, max_tokens: int, seed: int, vllm_memory: float | None
+    model: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm_memory: float | None
 ) -> Any:
     """The base model under a fresh adapter; with `vllm_memory`, a fraction of the GPU, it generates through vLLM.
 
@@ -38,7 +39,7 @@ def load_with_unsloth(
             revision=model.revision,
             load_in_4bit=model.quantization == "nf4",
             max_seq_length=max_tokens,
-            dtype=float_dtype(device),
+            dtype=float_dtype(place.device, place.cpu_dtype),
             use_exact_model_name=True,
             trust_remote_code=False,
             **(fast if vllm_memory else {}),
@@ -56,7 +57,7 @@ def load_with_unsloth(
         lora_alpha=lora.alpha,
         lora_dropout=0,
         target_modules=target_modules(lora),
-        use_gradient_checkpointing="unsloth" if device.type == "cuda" else False,
+        use_gradient_checkpointing="unsloth" if place.device.type == "cuda" else False,
         random_state=seed,
     )
     adapted.peft_config["default"].base_model_name_or_path = path  # and not the snapshot's

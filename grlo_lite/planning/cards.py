@@ -23,7 +23,7 @@ class Card:
     name: str  # as in numbers/cards.yaml
     title: str  # for people
     cuda: bool
-    bf16: bool
+    bf16: bool  # a CPU: whether the recipe has it compute in bf16
     vram: int  # bytes, as PyTorch reports them
     flops: float  # a second, reached in large 16-bit matrix products
     few_rows_flops: float  # a second, that rows beyond the first reach in a token's products with all weights
@@ -46,8 +46,8 @@ class Card:
 
     @property
     def float_bytes(self) -> int:
-        """Bytes of a number that is not quantized: bf16 or fp16 on a GPU, fp32 on a CPU."""
-        return 2 if self.cuda else 4
+        """Bytes of a number that is not quantized: bf16 or fp16 on a GPU, fp32 or bf16 on a CPU."""
+        return 2 if self.cuda or self.bf16 else 4
 
     @property
     def type(self) -> str:
@@ -103,6 +103,11 @@ def card_of_row(name: str, title: str, row: dict[str, Any], vram_gib: float) -> 
         reserve=int(assumed["fragmentation"] * vram_gib * GIB),
         sm=tuple(row.get("sm", (0, 0))),
     )
+
+
+def laptop_card() -> Card:
+    """A CPU of 8 GiB as slow as numbers/cards.yaml assumes one to be."""
+    return card_of_row("cpu", "a laptop's CPU with 8 GiB", numbers_in(NUMBERS / "cards.yaml")["assumed"]["cpu"], 8.0)
 
 
 def known_card(name: str) -> Card:

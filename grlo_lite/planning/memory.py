@@ -202,7 +202,7 @@ def layer_bytes(shape: Shape, card: Card) -> int:
     """
     inputs = sum(side for _, side in shape.linears.values())
     outputs = sum(side for side, _ in shape.linears.values())
-    width = 4 + (2 if card.cuda else 0)
+    width = 4 + (2 if card.float_bytes == 2 else 0)
     return width * (inputs + outputs) + card.float_bytes * 3 * shape.mlp + 8 * shape.hidden
 
 

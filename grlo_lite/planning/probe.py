@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlo_lite.errors import BadInput
-from grlo_lite.machine.device import float_dtype, this_device
+from grlo_lite.machine.device import computes_in_bf16, float_dtype, this_device
 from grlo_lite.models import policy as policies
+from grlo_lite.models.backends import Place
 from grlo_lite.planning import fused, memory, probes, this_machine, timing
 from grlo_lite.planning.cards import Card
 from grlo_lite.planning.model_shapes import Shape
@@ -75,8 +76,9 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     import transformers
 
     device, random_state = this_device(), torch.get_rng_state()
+    dtype, name = float_dtype(device, recipe.cpu_dtype), device_name(recipe.cpu_dtype)
     vram = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else card.vram
-    others = [row for row in probes.probes() if not probes.same_device(row, device_name(), vram)]
+    others = [row for row in probes.probes() if not probes.same_device(row, name, vram)]
     _file(others)  # a minute is not to be spent on what cannot be kept
     transformers.utils.logging.disable_progress_bar()
     rates: dict[str, float] = {}
@@ -87,10 +89,10 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
             unit, words = SHOWN[name]
             print(f"  {value / unit:9.2f} {words}", flush=True)
 
-    found(flops=matmul_flops(device))
-    found(**token_products(shape, device))
-    found(dequantized_a_second=dequantized_weights(device), drawn_a_second=drawn_logits(shape, device))
-    found(**fused_products(shape, device, rates["few_rows_flops"]))
+    found(flops=matmul_flops(device, dtype))
+    found(**token_products(shape, device, dtype))
+    found(dequantized_a_second=dequantized_weights(device, dtype), drawn_a_second=drawn_logits(shape, device, dtype))
+    found(**fused_products(shape, device, dtype, rates["few_rows_flops"]))
     with tempfile.TemporaryDirectory() as folder:
         found(**host_seconds(recipe, device, Path(folder)))
         so_far, few = replace(card, **rates), replace(shape, layers=LAYERS, vocabulary=WORDS)
@@ -102,7 +104,7 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
         del model
     torch.set_rng_state(random_state)
     row = {
-        "device": device_name(),
+        "device": name,
         "vram": vram,
         "torch": probes.torch_version(),
         "date": datetime.date.today().isoformat(),
@@ -122,11 +124,15 @@ def _file(rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def device_name() -> str:
+def device_name(cpu_dtype: str) -> str:
     """What a probe of this device is filed under."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else this_machine.cpu_name()
+    return (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else this_machine.cpu_name(computes_in_bf16(cpu_dtype))
+    )
 
 
 def median_seconds(run: Callable[[], object], device: "torch.device") -> float:
@@ -145,23 +151,23 @@ def median_seconds(run: Callable[[], object], device: "torch.device") -> float:
     return statistics.median(taken)
 
 
-def matmul_flops(device: "torch.device") -> float:
+def matmul_flops(device: "torch.device", dtype: Any) -> float:
     """Floating-point operations a second in products of large square matrices."""
     import torch
 
     size = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(size, size, device=device, dtype=float_dtype(device))
+    a = torch.randn(size, size, device=device, dtype=dtype)
     return 2 * size**3 / median_seconds(lambda: a @ a, device)
 
 
-def token_products(shape: Shape, device: "torch.device") -> dict[str, float]:
+def token_products(shape: Shape, device: "torch.device", dtype: Any) -> dict[str, float]:
     """What one token reaches in its products with as many weights as the model has, or as fit into MOST_WEIGHTS: bytes
     of weights a second for one row, and FLOPs a second for the rows after it.
     """
     import torch
     from torch.nn.functional import linear
 
-    dtype, count = float_dtype(device), shape.mlp * shape.hidden
+    count = shape.mlp * shape.hidden
     copies = max(1, min(shape.linear_parameters, MOST_WEIGHTS) // count)
     matrices = [torch.randn(shape.mlp, shape.hidden, device=device, dtype=dtype) for _ in range(copies)]
     matrices.append(torch.randn(shape.vocabulary, shape.hidden, device=device, dtype=dtype))
@@ -178,18 +184,18 @@ def token_products(shape: Shape, device: "torch.device") -> dict[str, float]:
     }
 
 
-def dequantized_weights(device: "torch.device") -> float:
+def dequantized_weights(device: "torch.device", dtype: Any) -> float:
     """Weights dequantized a second, of a large matrix in NF4 with double quantization."""
     import torch
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     size = 4096 if device.type == "cuda" else 1024
-    dense = torch.randn(size, size, device=device, dtype=float_dtype(device))
+    dense = torch.randn(size, size, device=device, dtype=dtype)
     packed, state = quantize_4bit(dense, quant_type="nf4", compress_statistics=True)
     return size**2 / median_seconds(lambda: dequantize_4bit(packed, state), device)
 
 
-def fused_products(shape: Shape, device: "torch.device", few_rows_flops: float) -> dict[str, float]:
+def fused_products(shape: Shape, device: "torch.device", dtype: Any, few_rows_flops: float) -> dict[str, float]:
     """Weights a second in products of 1, 16 and 32 rows with an NF4 matrix of the policy's MLP, less what the rows' own
     FLOPs take: bitsandbytes multiplies few rows without dequantizing, and chooses by itself.
     """
@@ -197,7 +203,7 @@ def fused_products(shape: Shape, device: "torch.device", few_rows_flops: float) 
     from bitsandbytes import matmul_4bit
     from bitsandbytes.functional import quantize_4bit
 
-    dtype, weights = float_dtype(device), shape.mlp * shape.hidden
+    weights = shape.mlp * shape.hidden
     dense = torch.randn(shape.mlp, shape.hidden, device=device, dtype=dtype)
     packed, state = quantize_4bit(dense, quant_type="nf4", compress_statistics=True)
     del dense
@@ -210,11 +216,11 @@ def fused_products(shape: Shape, device: "torch.device", few_rows_flops: float) 
     return found
 
 
-def drawn_logits(shape: Shape, device: "torch.device") -> float:
+def drawn_logits(shape: Shape, device: "torch.device", dtype: Any) -> float:
     """Logits a second among which 32 rows draw a token each."""
     import torch
 
-    logits = torch.randn(32, shape.vocabulary, device=device, dtype=float_dtype(device))
+    logits = torch.randn(32, shape.vocabulary, device=device, dtype=dtype)
     drawn = median_seconds(lambda: torch.multinomial(logits.float().softmax(-1), 1), device)
     return logits.numel() / drawn
 
@@ -232,11 +238,11 @@ def adapted_model(recipe: Recipe, shape: Shape, device: "torch.device", folder: 
     )  # fmt: skip
     where = folder / f"{shape.hidden}-{shape.layers}"
     with torch.device(device):
-        made = AutoModelForCausalLM.from_config(config, dtype=float_dtype(device))
+        made = AutoModelForCausalLM.from_config(config, dtype=float_dtype(device, recipe.cpu_dtype))
     made.save_pretrained(where)
     del made
     adapted = policies.load_with_transformers(
-        recipe.model.model_copy(update={"name": str(where)}), recipe.lora, device, 0
+        recipe.model.model_copy(update={"name": str(where)}), recipe.lora, Place(device, cpu_dtype=recipe.cpu_dtype), 0
     )
     policies.trainable_in_fp32(adapted)
     return adapted
@@ -285,7 +291,7 @@ def update(model: Any, shape: Shape) -> None:
     ids = torch.randint(shape.vocabulary, (rows, tokens), device=model.device)
     mask = torch.ones_like(ids)
     mask[0, 0] = 0
-    in_16_bits = torch.autocast("cuda", float_dtype(model.device)) if model.device.type == "cuda" else None
+    in_16_bits = torch.autocast(model.device.type, model.dtype) if model.dtype != torch.float32 else None
     with in_16_bits or nullcontext():  # as Trainer has it
         said = model.get_base_model().model(input_ids=ids, attention_mask=mask, use_cache=False)
     said.last_hidden_state.float().mean().backward()

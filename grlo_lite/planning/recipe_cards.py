@@ -1,7 +1,7 @@
 """Which recipe is for which card."""
 
 from grlo_lite.planning import this_machine
-from grlo_lite.planning.cards import GIB, Card, known_card
+from grlo_lite.planning.cards import GIB, Card, known_card, laptop_card
 
 # The least memory a recipe is for, in GiB as PyTorch reports a card; the first row that a card reaches is its recipe
 RECIPES = (
@@ -24,4 +24,6 @@ def recipe_for(card: Card) -> str:
 def card_of(name: str) -> Card:
     """The card that a shipped recipe is for, by the number in its name."""
     cards = {"80gb": "a100-80", "48gb": "l40s", "24gb": "rtx4090", "16gb": "t4", "12gb": "VRAM=12", "8gb": "VRAM=8"}
+    if name.endswith("-cpu"):
+        return laptop_card()
     return next((known_card(card) for size, card in cards.items() if f"-{size}" in name), this_machine.cpu_card())

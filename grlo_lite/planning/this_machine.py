@@ -2,39 +2,42 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from grlo_lite.machine.device import computes_in_bf16
 from grlo_lite.planning import probes
 from grlo_lite.planning.cards import GIB, NUMBERS, Card, card_of_row, numbers_in, recognized
 from grlo_lite.planning.probes import probed
 
 
-def cpu_card() -> Card:
-    """This machine's CPU with its RAM."""
+def cpu_card(cpu_dtype: str = "fp32") -> Card:
+    """This machine's CPU with its RAM, computing in what a recipe's `cpu_dtype` means here."""
+    in_bf16 = computes_in_bf16(cpu_dtype)
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     card = card_of_row("cpu", "this CPU", numbers_in(NUMBERS / "cards.yaml")["assumed"]["cpu"], gib)
-    return probed(card, cpu_name(), card.vram)
+    return probed(replace(card, bf16=in_bf16), cpu_name(in_bf16), card.vram)
 
 
-def cpu_name() -> str:
-    """What a probe of this CPU is filed under: its model and the threads that PyTorch is told to use."""
+def cpu_name(in_bf16: bool = False) -> str:
+    """What a probe of this CPU is filed under: its model, the threads that PyTorch is told to use, and bf16."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    return f"{model}, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads"
+    return f"{model}, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads{', bf16' if in_bf16 else ''}"
 
 
-def this_card() -> Card:
+def this_card(cpu_dtype: str = "fp32") -> Card:
     """What a run here would use: the first CUDA GPU, with what the process may have of its memory, else the CPU.
     Imports torch.
     """
     import torch
 
     if not torch.cuda.is_available():
-        return cpu_card()
+        return cpu_card(cpu_dtype)
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     vram = int(properties.total_memory * torch.cuda.get_per_process_memory_fraction())
     card = recognized(properties.name, vram, (properties.major, properties.minor) >= (8, 0))

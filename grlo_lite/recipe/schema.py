@@ -408,6 +408,7 @@ class Logging(Section):
 class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     backend: Literal["auto", "unsloth", "transformers"] = "auto"
+    cpu_dtype: Literal["fp32", "bf16", "auto"] = "fp32"  # without a GPU; auto: bf16 where the CPU multiplies in it
     model: Model
     lora: Lora = Lora()
     prompts: Prompts

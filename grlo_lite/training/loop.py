@@ -67,7 +67,7 @@ def full_disk_told(run: RunDir, parts: Loaded) -> AbstractContextManager[None]:
 
 def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, checkpoint: Path | None) -> dict[str, Any]:
     """How the training of the policy's adapter ended, in summary.json's terms."""
-    expected = planner.expected(recipe, this_machine.this_card()) if processes.count() == 1 else None
+    expected = planner.expected(recipe, this_machine.this_card(recipe.cpu_dtype)) if processes.count() == 1 else None
     before = files.read_lines(run.metrics)[-1]["elapsed_seconds"] if checkpoint else 0.0
     updates = recipe.algorithm.updates_per_rollout
     halvings = Halvings(run)

@@ -82,7 +82,7 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -
 
     rollout, algorithm, optimizer = recipe.rollout, recipe.algorithm, recipe.optimizer
     accumulation = batch_an_update(recipe) // micro
-    dtype = str(float_dtype(device)).removeprefix("torch.")
+    dtype = str(float_dtype(device, recipe.cpu_dtype)).removeprefix("torch.")
     return {
         "output_dir": str(output_dir),
         "seed": recipe.seed,

@@ -23,7 +23,7 @@ from grlo_lite.models import policy as policies  # noqa: E402
 from grlo_lite.models import unsloth as ours  # noqa: E402
 from grlo_lite.models.backends import Place  # noqa: E402
 from grlo_lite.recipe import loading as recipes  # noqa: E402
-from grlo_lite.recipe.schema import Lora, Model  # noqa: E402
+from grlo_lite.recipe.schema import Judge, Lora, Model  # noqa: E402
 from grlo_lite.training.algorithms import ALGORITHMS  # noqa: E402
 from grlo_lite.training.trainer import _shared_options  # noqa: E402
 
@@ -71,7 +71,7 @@ def checkpointing(model: Any) -> bool:
 def main() -> dict[str, Any]:
     stock = arguments()
     policy = policies.load(Model(name="microcosm"), Lora(rank=4, alpha=8), Place(CPU), 64, 0)
-    judge = reward_model.load(str(names.REWARD), "main", "nf4", CPU, 512, 8192)
+    judge = reward_model.load(Judge(name="microcosm"), CPU, 512, 8192)
     alone = reward_model.fixed_scores(judge)
     before = llama._snapshot_transformers_modules(FastQwen3Model)  # what loading a Qwen3 policy patches, as 2026.10.9
     FastQwen3Model.pre_patch()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from grlo_lite.microcosm import world
-from grlo_lite.models import chat_template, names, reward_model
+from grlo_lite.models import chat_template, reward_model
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
 from grlo_lite.monitoring.halvings import Halvings
@@ -19,7 +19,7 @@ from grlo_lite.monitoring.pace import Pace
 from grlo_lite.monitoring.recorder import Recorder
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe import loading as recipes
-from grlo_lite.recipe.schema import Lora, Model
+from grlo_lite.recipe.schema import Judge, Lora, Model
 from grlo_lite.rewards.reward_function import RewardFunction, handed_on
 from grlo_lite.rundir.layout import create
 from grlo_lite.training import trainer
@@ -76,7 +76,7 @@ def test_the_whole_adapter_is_fp32_and_moved(trained):
 def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
     values = recipes.load("microcosm", ["budget.steps=2"])
     made = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 304, 0)
-    judge = reward_model.load(str(names.REWARD), "main", "nf4", CPU, 512, 16_384)
+    judge = reward_model.load(Judge(name="microcosm"), CPU, 512, 16_384)
     rewards = RewardFunction([("main", 1.0, judge)], chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)
     run = create(tmp_path / "r", "microcosm", "")
     recorder = Recorder(run, values, lambda: 0.0, lambda step: {}, Halvings(run), Pace(1, None))

@@ -20,6 +20,7 @@ from grlo_lite.models import chat_template, names, reward_model, trained_adapter
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
 from grlo_lite.recipe import schema
+from grlo_lite.recipe.schema import Judge
 
 CPU = torch.device("cpu")
 BASE = str(names.POLICY)
@@ -44,7 +45,7 @@ def adapters(tmp_path_factory):
 
 
 def judge():
-    return reward_model.load(str(names.REWARD), "main", "nf4", CPU, 512, 16_384)
+    return reward_model.load(Judge(name="microcosm"), CPU, 512, 16_384)
 
 
 @pytest.fixture(scope="module")

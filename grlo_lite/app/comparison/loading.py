@@ -24,9 +24,9 @@ def load(subjects: list[Subject], load_judge: Callable[[], Any] | None = None) -
         raise BadInput(f"{twice} is named twice; name each adapter once")
     for other in subjects:
         _require_mixable(other.adapter)
-        for what in ("base", "revision", "quantization", "template_sha256"):
+        for what in ("base", "revision", "quantization", "cpu_dtype", "template_sha256"):
             # an adapter without its run says neither a template nor, mostly, a revision
-            unsaid = other.trained_by is None and what in ("revision", "template_sha256")
+            unsaid = other.trained_by is None and what in ("revision", "cpu_dtype", "template_sha256")
             if getattr(other, what) != getattr(first, what) and not unsaid:
                 raise BadInput(
                     f"{other.adapter} has another {what} than {first.adapter} ({getattr(other, what)}, not "

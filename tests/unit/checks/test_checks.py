@@ -14,6 +14,7 @@ from grlo_lite.checks.clear_pairs import PAIRS
 from grlo_lite.models import reward_model
 from grlo_lite.models.names import REWARD
 from grlo_lite.recipe import loading as recipes
+from grlo_lite.recipe.schema import Judge
 
 CPU = torch.device("cpu")
 LLAMA_TEMPLATE = (
@@ -23,7 +24,7 @@ LLAMA_TEMPLATE = (
 
 @pytest.fixture
 def scorer():
-    return reward_model.load(str(REWARD), "main", "nf4", CPU, 512, 8192)
+    return reward_model.load(Judge(name="microcosm"), CPU, 512, 8192)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from grlo_lite.checks import reward_model as checks_of
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS
 from grlo_lite.checks.clear_pairs import PAIRS
 from grlo_lite.models import reward_model
+from grlo_lite.recipe.schema import Judge
 
 CPU = torch.device("cpu")
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -98,7 +99,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture
 def scorer(folder):
-    return reward_model.load(str(folder), "main", "nf4", CPU, 512, 8192)
+    return reward_model.load(Judge(name=str(folder)), CPU, 512, 8192)
 
 
 def test_a_healthy_pair_raises_no_alarm(scorer, folder):

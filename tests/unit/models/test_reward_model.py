@@ -19,6 +19,7 @@ from grlo_lite.models import loading as models
 from grlo_lite.models import names, reward_model
 from grlo_lite.models.backends import Place
 from grlo_lite.recipe import loading as recipes
+from grlo_lite.recipe.schema import Judge
 
 SHAPE = {
     "vocab_size": 1000,
@@ -157,13 +158,13 @@ def test_models_without_a_one_logit_head_are_refused(tmp_path, tokenizer):
         (tmp_path, "cannot be loaded"),
     ]:
         with pytest.raises(BadInput, match=told):
-            reward_model.load(str(path), "main", "nf4", torch.device("cpu"), 512, 1000)
+            reward_model.load(Judge(name=str(path)), torch.device("cpu"), 512, 1000)
 
 
 def test_the_microcosms_reward_model_is_nf4_with_a_float_head():
     from bitsandbytes.nn import Linear4bit
 
-    model = reward_model.load(str(names.REWARD), "main", "nf4", torch.device("cpu"), 512, 1000).model
+    model = reward_model.load(Judge(name="microcosm"), torch.device("cpu"), 512, 1000).model
     quantized = [m for m in model.modules() if isinstance(m, Linear4bit)]
     assert len(quantized) == 7 * model.config.num_hidden_layers
     assert {m.weight.quant_type for m in quantized} == {"nf4"}

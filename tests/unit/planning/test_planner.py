@@ -19,7 +19,7 @@ from grlo_lite.models.backends import Place
 from grlo_lite.planning import cards, changes, memory, model_shapes, planner, recipe_cards, shown, this_machine
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe import schema
-from grlo_lite.recipe.schema import Lora, Model
+from grlo_lite.recipe.schema import Judge, Lora, Model
 from grlo_lite.rundir import layout
 from grlo_lite.training import fitting, resuming
 
@@ -30,6 +30,7 @@ PARAMETERS = {
     "Qwen/Qwen3-1.7B": 1_720_574_976,
     "Qwen/Qwen3-4B": 4_022_468_096,
     "Qwen/Qwen3-8B": 8_190_735_360,
+    "HuggingFaceTB/SmolLM2-135M": 134_515_008,
     "meta-llama/Llama-3.2-3B": 3_212_749_824,
     "meta-llama/Llama-3.1-8B": 8_030_261_248,
 }
@@ -95,7 +96,7 @@ def test_bytes_equal_the_microcosm_as_it_is_loaded():
     weights, adapter = stored(loaded.model)
     assert planned["weights"] == pytest.approx(weights, rel=0.01)
     assert planned["adapter"] == adapter
-    judge = reward_model.load(str(names.REWARD), "main", "nf4", torch.device("cpu"), 512, 8192)
+    judge = reward_model.load(Judge(name="microcosm"), torch.device("cpu"), 512, 8192)
     assert planned["reward weights"] == pytest.approx(stored(judge.model)[0], rel=0.01)
     trained = [p for p in loaded.model.parameters() if p.requires_grad]
     for p in trained:

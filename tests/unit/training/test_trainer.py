@@ -116,7 +116,7 @@ def weights(made):
 )
 def test_mixed_precision_follows_the_gpu(dtype, flags, tmp_path, monkeypatch):
     """fp16 before Ampere, with a loss scale of its own in Trainer; the adapter stays in fp32, which that needs."""
-    monkeypatch.setattr(device_module, "float_dtype", lambda device: getattr(torch, dtype))
+    monkeypatch.setattr(device_module, "float_dtype", lambda device, cpu_dtype: getattr(torch, dtype))
     values = recipes.load("microcosm", [])
     options = _shared_options(values, tmp_path, SimpleNamespace(type="cuda"), 4)
     assert (options["bf16"], options["fp16"]) == flags
@@ -141,7 +141,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
 
 def test_in_16_bits_the_whole_adapter_learns(tmp_path, monkeypatch):
     """As on a GPU: bf16 around NF4, recomputed activations, and an adapter that TRL would have made bf16 as well."""
-    monkeypatch.setattr(device_module, "float_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(device_module, "float_dtype", lambda device, cpu_dtype="": torch.bfloat16)
     words = ["budget.steps=1", "rollout.batch=16", "optimizer.micro_batch=4", "optimizer.gradient_checkpointing=true"]
     before = policies.load(Model(name="microcosm"), Lora(rank=16, alpha=32), Place(CPU), 304, 0)
     after, _ = adapter_after([*words, "optimizer.learning_rate=1e-5"], tmp_path / "r")
