@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.app.comparison import loading
-from grlo_lite.app.comparison.comparison import ARMS, Comparison
+from grlo_lite.app.comparison.comparison import Comparison
 from grlo_lite.app.comparison.values import Settings
 from grlo_lite.cli import settle_libraries
+from grlo_lite.evaluation.results import ARMS
 from grlo_lite.models import names, trained_adapter
 
 ROOT = Path(__file__).parents[1]

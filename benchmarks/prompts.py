@@ -57,7 +57,7 @@ def measure(path: str, questions: str) -> None:
     rows, steps = prompts.cleaned(rows, token_count, 1024, "drop", near=0.8, language=None)
     rows, step, report = prompts.decontaminated(rows, prompts.question_sets([questions], {}), 8, 0.8)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-    print(prompts.table([*steps, step]), prompts.verdict(report), sep="\n")
+    print(prompts.steps_table([*steps, step]), prompts.verdict(report), sep="\n")
     print(json.dumps([len(rows), wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 
 

@@ -24,11 +24,11 @@ def main(overrides: list[str]) -> int:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             rows.append((seed, time.monotonic() - began, json.loads((run / "evaluation.json").read_text())))
             print(f"seed {seed}: {rows[-1][1]:.0f} s", file=sys.stderr)
-    print(table(rows))
+    print(seeds_table(rows))
     return 0
 
 
-def table(rows: list[tuple[int, float, dict[str, Any]]]) -> str:
+def seeds_table(rows: list[tuple[int, float, dict[str, Any]]]) -> str:
     """Markdown: a row a seed, base → tuned for each task, and the average's difference with its interval."""
     names = [f"{task['domain']} ({task['metric']})" for task in rows[0][2]["tasks"]]
     lines = ["| seed | " + " | ".join(names) + " | mean gain in accuracy [95 % interval] | seconds |"]

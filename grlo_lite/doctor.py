@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check, table
+from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check, checks_table
 from grlo_lite.checks.four_bits import fidelity_check, policy_conversations
 from grlo_lite.checks.machine import machine_checks
 from grlo_lite.checks.reward_model import (
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments, named, overrides = parsed_with_recipe(parser, argv)
     recipe = recipes.load(named or "microcosm", overrides)
     checks = machine_checks(Path.cwd()) + diagnosis(recipe, arguments.after_policy, arguments.prompts)
-    print(table(checks))
+    print(checks_table(checks))
     return int(any(check.status == FAIL for check in checks))
 
 

@@ -13,7 +13,7 @@ from grlo_lite.planning.cards import Card, known_card
 from grlo_lite.planning.changes import cheapest_change
 from grlo_lite.planning.planner import plan
 from grlo_lite.planning.recipe_cards import card_of
-from grlo_lite.planning.shown import table, text
+from grlo_lite.planning.shown import plans_table, text
 from grlo_lite.planning.this_machine import seen_card
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Recipe
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.probe and (arguments.gpu or arguments.all):
         raise BadInput("--probe measures this machine; leave --gpu and --all out")
     if arguments.all:
-        print(table())
+        print(plans_table())
         return 0
     here = known_card(arguments.gpu) if arguments.gpu else seen_card()
     name = named or recipe_cards.recipe_for(here or this_machine.cpu_card())

@@ -8,13 +8,16 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grlo_lite.cli import settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.models.trained_adapter import Subject
 from grlo_lite.rundir import layout
+
+if TYPE_CHECKING:
+    from grlo_lite.app.comparison.comparison import Comparison
 
 PASSWORD = "GRLO_LITE_AUTH"
 
@@ -129,13 +132,13 @@ def _judge_loader(subject: Subject) -> Callable[[], Any] | None:
     return load
 
 
-def _app(comparison: Any, found: list[Subject], arguments: argparse.Namespace, password: str | None) -> Any:
+def _app(comparison: "Comparison", found: list[Subject], arguments: argparse.Namespace, password: str | None) -> Any:
     """The ASGI application."""
     from grlo_lite.app import page, server
     from grlo_lite.app.sessions import Desk
     from grlo_lite.app.votes import Votes
 
-    votes, desk = Votes(arguments.votes), Desk(comparison, server.Rate(arguments.questions_per_minute))
+    votes, desk = Votes(arguments.votes), Desk(comparison, server.RateLimit(arguments.questions_per_minute))
     runs = {label: s.run.path for label, s in zip(comparison.adapters, found, strict=True)}
     hosts = (*server.LOOPBACK, arguments.host) if password is None else None
     mounted = server.mounted(page.blocks(desk, runs, names.name_of(found[0].base), votes), page.look(), votes.path)

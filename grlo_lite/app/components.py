@@ -1,11 +1,32 @@
 """What the tabs have in common: columns, question boxes, settings, and how Gradio is to call."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from grlo_lite.app.comparison.values import Refused, Reply, Settings, Turn
 from grlo_lite.app.rendering import LATEX, caption, markdown
+from grlo_lite.app.sessions import Desk
+from grlo_lite.app.votes import Votes
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a tab is built from: the page and the tab itself, the model behind them, the runs, what all tabs go by."""
+
+    page: gr.Blocks
+    tab: gr.Tab
+    desk: Desk
+    votes: Votes
+    base: str  # the base model's name
+    runs: dict[str, Path]  # the adapters' run directories by label
+    adapter: gr.Dropdown
+    settings: list[Any]  # the components of the settings' panel
+    examples: list[str]  # prompts of the run
+
 
 # Any number of visitors at once: who waits for the model waits in Comparison's line, which can say for how many
 STREAMED: dict[str, Any] = {
@@ -69,18 +90,12 @@ def settings_panel(longest: int, can_score: bool) -> list[Any]:
     return [tokens, temperature, top_p, seed, system, plain, score]
 
 
-def settings(
-    tokens: float | None, temperature: float | None, top_p: float | None, seed: float | None,
-    system: str | None, plain: bool | None, score: bool | None,
-) -> Settings:  # fmt: skip
-    """Raises Refused where a field was left empty."""
+def settings(values: Sequence[Any]) -> Settings:
+    """What the settings' panel says, by its components' values. Raises Refused where a field was left empty."""
+    tokens, temperature, top_p, seed, system, plain, score = values
     numbers = {"the longest answer": tokens, "temperature": temperature, "top-p": top_p, "the seed": seed}
     if empty := next((name for name, value in numbers.items() if value is None), None):
         raise Refused(f"{empty} is empty; type a number")
-    assert tokens is not None
-    assert temperature is not None
-    assert top_p is not None
-    assert seed is not None
     return Settings(int(tokens), float(temperature), float(top_p), int(seed), system or "", bool(plain), bool(score))
 
 

@@ -13,7 +13,7 @@ from grlo_lite.app.sessions import Desk, Session
 def endpoint(desk: Desk) -> Any:
     """The function behind /compare, which gradio_client calls."""
 
-    def compare(
+    def compare(  # noqa: PLR0913 - Gradio makes the endpoint's parameters of this signature
         request: gr.Request,
         question: str,
         adapter: str = "",

@@ -1,20 +1,31 @@
 """The page as a whole: its tabs, its look, and the endpoint beside it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from grlo_lite.app import components
+from grlo_lite.app.components import Shared
 from grlo_lite.app.endpoint import endpoint
 from grlo_lite.app.sessions import Desk
 from grlo_lite.app.tabs.blind import BlindTab
 from grlo_lite.app.tabs.compare import CompareTab
-from grlo_lite.app.tabs.results import results_of
+from grlo_lite.app.tabs.results import results_tab
 from grlo_lite.app.tabs.run import run_tab
 from grlo_lite.app.votes import Votes
 from grlo_lite.reporting import sections
 from grlo_lite.reporting.html import plain
+
+# A tab by its title, in the page's order: what builds it inside its own gr.Tab
+TABS: dict[str, Callable[[Shared], object]] = {
+    "Compare": CompareTab,
+    "Blind": BlindTab,
+    "Results": results_tab,
+    "Run": run_tab,
+}
+
 
 STYLE = Path(__file__).parent / "page.css"
 
@@ -29,15 +40,9 @@ def blocks(desk: Desk, runs: dict[str, Path], base: str, votes: Votes) -> gr.Blo
         )
         adapter = gr.Dropdown(labels, value=labels[0], label="Adapter", visible=len(labels) > 1, elem_id="adapter")
         settings = components.settings_panel(desk.comparison.longest_answer, desk.comparison.can_score)
-        with gr.Tab("Compare"):
-            CompareTab(desk, adapter, settings, prompts)
-        with gr.Tab("Blind"):
-            BlindTab(desk, votes, base, adapter, settings, prompts)
-        with gr.Tab("Results") as results:
-            found = components.html(elem_id="results")
-            results.select(lambda: results_of(votes), None, found, **components.AT_ONCE)
-        with gr.Tab("Run"):
-            run_tab(page, adapter, runs)
+        for title, build in TABS.items():
+            with gr.Tab(title) as tab:
+                build(Shared(page, tab, desk, votes, base, runs, adapter, settings, prompts))
         gr.api(endpoint(desk), api_name="compare", concurrency_limit=None)
     return page.queue(default_concurrency_limit=None, max_size=256, api_open=False)
 

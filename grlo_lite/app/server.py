@@ -97,7 +97,7 @@ def uvicorn_server(app: Any) -> Any:
     return server
 
 
-class Rate:
+class RateLimit:
     """So many questions a minute from one address, in any rhythm."""
 
     def __init__(self, a_minute: int):

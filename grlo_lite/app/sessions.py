@@ -9,7 +9,7 @@ import gradio as gr
 
 from grlo_lite.app.comparison.comparison import Comparison
 from grlo_lite.app.comparison.values import Progress, Refused, Reply, Settings, Turn
-from grlo_lite.app.server import Rate
+from grlo_lite.app.server import RateLimit
 
 MOST_SESSIONS = 1000  # beyond it, the page that was quiet longest is forgotten
 
@@ -46,14 +46,14 @@ class Session:
 class Desk:
     """The comparison behind the page, and who is at the page."""
 
-    def __init__(self, comparison: Comparison, rate: Rate):
+    def __init__(self, comparison: Comparison, rate: RateLimit):
         self.comparison, self.rate = comparison, rate
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._asking: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def session(self, request: gr.Request) -> Session:
-        """Of the page that a Gradio request comes from."""
+        """The session of the page that a Gradio request comes from."""
         name = str(request.session_hash)
         with self._lock:
             session = self._sessions.setdefault(name, Session())

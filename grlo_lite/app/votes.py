@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from grlo_lite.evaluation.paired_statistics import Rate, raw_win_rate
+from grlo_lite.evaluation.paired_statistics import WinRate, raw_win_rate
 from grlo_lite.rundir.files import flush
 
 VERDICTS = {"A": "A is better", "B": "B is better", "tie": "Tie", "both bad": "Both are bad"}
@@ -77,7 +77,7 @@ class Tally:
     sha256: str
     plain_base: bool  # the base was asked without the chat template, which is another comparison
     winners: Counter[str]
-    win_rate: Rate | None
+    win_rate: WinRate | None
 
 
 def tallies(votes: Iterable[dict[str, Any]]) -> list[Tally]:

@@ -13,7 +13,7 @@ class Check:
     mend: str = ""
 
 
-def table(checks: list[Check]) -> str:
+def checks_table(checks: list[Check]) -> str:
     """The checks, a line each; what to do stands below a failed one."""
     width = max(len(check.name) for check in checks)
     lines = []

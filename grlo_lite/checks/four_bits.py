@@ -48,7 +48,8 @@ def policy_conversations(recipe: Recipe, policy: Any, count: int) -> list[list[l
     first.
     """
     from grlo_lite import prompts
-    from grlo_lite.generation.answers import Sampling, rows_at_once, sampled_answers
+    from grlo_lite.generation.answers import rows_at_once, sampled_answers
+    from grlo_lite.generation.request import Sampling
     from grlo_lite.models import chat_template
 
     rows = prompts.ordered(prepared.prompt_rows(recipe, None, suites.question_sets()).train, count, recipe.seed)

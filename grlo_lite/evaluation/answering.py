@@ -9,7 +9,7 @@ from typing import Any
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.answer_store import AnswerStore, key
 from grlo_lite.evaluation.tasks.task import Question, Task
-from grlo_lite.generation.answers import Answer, Sampling
+from grlo_lite.generation.request import Answer, Sampling
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.models.trained_adapter import Subject
 from grlo_lite.rundir import files

@@ -13,7 +13,8 @@ from grlo_lite.evaluation.results import ARMS, Outcome, evaluation, table
 from grlo_lite.evaluation.tasks import microcosm, suites
 from grlo_lite.evaluation.tasks.questions import questions_sha256
 from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
-from grlo_lite.generation.answers import Answer, rows_at_once, sampled_answers
+from grlo_lite.generation.answers import rows_at_once, sampled_answers
+from grlo_lite.generation.request import Answer
 from grlo_lite.models import chat_template
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir.layout import RunDir

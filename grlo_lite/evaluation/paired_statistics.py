@@ -116,15 +116,15 @@ def bca_interval(difference_N: np.ndarray, seed: int, resamples: int = 9999) -> 
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A share between 0 and 1 with its 95 % interval."""
+class WinRate:
+    """A share of wins between 0 and 1 with its 95 % interval."""
 
     rate: float
     ci_low: float
     ci_high: float
 
 
-def raw_win_rate(wins_N: np.ndarray) -> Rate:
+def raw_win_rate(wins_N: np.ndarray) -> WinRate:
     """The mean of wins (1), ties (½) and losses (0), shape (N,), N ≥ 2; Student's t interval, kept within 0 and 1,
     and what none in N leaves possible where all ended alike.
     """
@@ -132,10 +132,10 @@ def raw_win_rate(wins_N: np.ndarray) -> Rate:
     half = float(stats.t.ppf(0.975, len(wins_N) - 1) * wins_N.std(ddof=1) / np.sqrt(len(wins_N)))
     rate = float(wins_N.mean())
     half = half or _unseen(len(wins_N))
-    return Rate(rate, max(0.0, rate - half), min(1.0, rate + half))
+    return WinRate(rate, max(0.0, rate - half), min(1.0, rate + half))
 
 
-def length_controlled_win_rate(wins_N: np.ndarray, more_characters_N: np.ndarray, ridge: float = 0.01) -> Rate:
+def length_controlled_win_rate(wins_N: np.ndarray, more_characters_N: np.ndarray, ridge: float = 0.01) -> WinRate:
     """The win rate that a binomial model win ~ 1 + tanh(Δ/sd(Δ)) gives to answers of equal length; both shapes (N,).
 
     Δ is how many characters longer the tuned answer is. The rate is σ(intercept), its interval that of the intercept
@@ -160,4 +160,4 @@ def length_controlled_win_rate(wins_N: np.ndarray, more_characters_N: np.ndarray
     covariance_KK = bread_KK @ (residual_NK.T @ residual_NK) @ bread_KK * n / max(n - k, 1)
     half = 1.959964 * float(np.sqrt(covariance_KK[0, 0]))
     low, rate, high = (float(1 / (1 + np.exp(-(coefficients_K[0] + shift)))) for shift in (-half, 0, half))
-    return Rate(rate, low, high)
+    return WinRate(rate, low, high)

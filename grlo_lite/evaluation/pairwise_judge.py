@@ -16,9 +16,7 @@ import numpy as np
 
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.paired_statistics import length_controlled_win_rate, raw_win_rate
-
-Messages = list[dict[str, str]]
-
+from grlo_lite.models.chat_template import Messages
 
 VERDICT_REQUEST = """Two assistants answered the same request. Judge which answer helps the person more: is it right, \
 does it address what was asked, is it clear? Neither length nor the order in which the answers stand is a merit.

@@ -15,7 +15,7 @@ from grlo_lite.evaluation.paired_statistics import (
     permutation_p_value,
 )
 from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
-from grlo_lite.generation.answers import Answer
+from grlo_lite.generation.request import Answer
 from grlo_lite.wording import aligned, numbers
 
 ARMS = ("base", "tuned")

@@ -8,7 +8,7 @@ from grlo_lite.evaluation.answer_store import AnswerStore, key
 from grlo_lite.evaluation.results import Outcome
 from grlo_lite.evaluation.tasks.questions import questions_sha256
 from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
-from grlo_lite.generation.answers import Answer
+from grlo_lite.generation.request import Answer
 from grlo_lite.models import names
 from grlo_lite.models.trained_adapter import Subject
 

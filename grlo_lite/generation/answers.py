@@ -2,24 +2,15 @@
 
 from collections.abc import Collection
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from grlo_lite.generation.decoding import Answers, Prompts, Watch, decode
 from grlo_lite.generation.engine_table import CPU_ROWS
-from grlo_lite.generation.sampling import Sampling, seeded
+from grlo_lite.generation.request import Answer, Sampling
+from grlo_lite.generation.sampling import seeded
 from grlo_lite.generation.twin import Twin, base_of, copy_bytes, copy_finds_room, twin
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer without its end-of-turn token; `truncated` where `max_tokens` ended it."""
-
-    text: str
-    tokens: int
-    truncated: bool
 
 
 def prompts_of(model: Any, tokenizer: Any, texts: list[str], share: list[float] | None = None) -> Prompts:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from grlo_lite.generation.kv_cache import ROOM, RoomyLayer
-from grlo_lite.generation.sampling import Sampling, drawn
+from grlo_lite.generation.request import Sampling
+from grlo_lite.generation.sampling import drawn
 from grlo_lite.generation.twin import Twin
 
 Watch = Callable[[list[int], list[int]], Collection[int]]

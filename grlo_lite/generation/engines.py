@@ -13,7 +13,7 @@ from grlo_lite.generation import twin_check
 from grlo_lite.generation.decoding import Answers, Prompts, decode
 from grlo_lite.generation.engine_table import WORTH_FOLDING
 from grlo_lite.generation.kv_cache import ROOM
-from grlo_lite.generation.sampling import Sampling
+from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.twin import base_of, copy_bytes, twin
 from grlo_lite.machine.device import free_bytes, is_out_of_memory
 from grlo_lite.recipe.schema import Recipe
@@ -21,19 +21,14 @@ from grlo_lite.recipe.schema import Recipe
 
 @contextmanager
 def rollouts(recipe: Recipe, model: Any, chosen: str, halvings: Any) -> Iterator[None]:
-    """Inside, `model.generate` answers by the engine that was chosen, in parts where memory runs out; outside, as
-    before. `halvings` keeps what had to be halved.
-
-    vLLM under `fast_inference` is called by the trainer itself.
+    """Inside, `model.generate` answers by the engine that was chosen; outside, as before. `halvings` keeps what had to
+    be halved where memory ran out.
     """
-    if chosen == "fast_inference":
+    answer = ENGINES[chosen](model, recipe, halvings)
+    if answer is None:
         yield
         return
     before = vars(model).get("generate")
-    if chosen == "generate":
-        answer: Any = in_parts(model.generate, model.generation_config.pad_token_id, halvings)
-    else:
-        answer = Rollouts(model, chosen == "folded", recipe.rollout.rows_at_once, halvings)
     model.generate = answer
     try:
         yield
@@ -179,3 +174,31 @@ def rows_in(config: Any, free: int, columns: int, read: float) -> int:
     a_layer = columns * 2 * 2 * heads * head_dim
     reading = int(read * (16 * config.hidden_size + 8 * config.intermediate_size))
     return max(0, free) // ((config.num_hidden_layers + 1) * a_layer + 16 * config.vocab_size + reading)
+
+
+def transformers_generate(model: Any, recipe: Recipe, halvings: Any) -> Callable[..., torch.Tensor]:
+    """The model's own `generate`, in parts where memory runs out."""
+    return in_parts(model.generate, model.generation_config.pad_token_id, halvings)
+
+
+def compact(model: Any, recipe: Recipe, halvings: Any) -> Callable[..., torch.Tensor]:
+    """The kit's decoder, by weights that are dequantized as they are needed."""
+    return Rollouts(model, False, recipe.rollout.rows_at_once, halvings)
+
+
+def folded(model: Any, recipe: Recipe, halvings: Any) -> Callable[..., torch.Tensor]:
+    """The kit's decoder, by a dense copy of the weights, adapter included, where there is room for one."""
+    return Rollouts(model, True, recipe.rollout.rows_at_once, halvings)
+
+
+def called_by_the_trainer(model: Any, recipe: Recipe, halvings: Any) -> None:
+    """Nothing that stands in for `generate`: TRL's trainer calls Unsloth's vLLM itself."""
+
+
+# rollout.engine: what is called in the place of `model.generate`, as it is; None where nothing is
+ENGINES: dict[str, Callable[[Any, Recipe, Any], Callable[..., torch.Tensor] | None]] = {
+    "generate": transformers_generate,
+    "compact": compact,
+    "folded": folded,
+    "fast_inference": called_by_the_trainer,
+}

@@ -153,7 +153,7 @@ def is_one(config: Any) -> bool:
 
 
 def llama(model: Any, fold: bool, beside: str | None = None) -> Llama:
-    """The decoder of a causal language model of this shape, without PEFT's wrapper; products as `Linears` has them."""
+    """The decoder of a causal language model of this shape, PEFT's wrapper off; products as `Linears` has them."""
     config, core = model.config, model.model
     dtype = float_of(core.layers[0].self_attn.q_proj)
     frequencies, scale = _rotation(config, core.embed_tokens.weight.device)

@@ -1,23 +1,14 @@
-"""How answers are drawn, and a token drawn from logits."""
+"""A token drawn from logits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from grlo_lite.generation.request import Sampling
+
 BLOCK = 128  # tokens of the vocabulary whose probabilities are summed first
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn. Temperature 0 is greedy; `stops` are texts that end an answer and are not part of it."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    stops: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -52,7 +43,7 @@ def drawn(logits_SV: torch.Tensor, uniform_S: torch.Tensor, sampling: Sampling) 
 
 
 def nucleus(weights_SV: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The weights with zeros outside the smallest set that holds `top_p` of their sum, as in Transformers' top-p."""
+    """The weights with zeros outside the smallest set that holds `top_p` of their sum (as Transformers has it)."""
     ascending_SV, order_SV = weights_SV.sort(-1)
     cumulated_SV = ascending_SV.cumsum(-1)
     outside_SV = cumulated_SV <= (1 - top_p) * cumulated_SV[:, -1:]

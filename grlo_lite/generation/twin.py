@@ -72,11 +72,11 @@ def linear_layers(model: Any) -> list[Any]:
     head = model.get_output_embeddings()
     found: list[Any] = []
     inside: set[int] = set()
-    module: Any
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
-            inside |= {id(part) for part in module.modules()} - {id(module)}
-            if isinstance(module.get_base_layer(), torch.nn.Linear):
+            layer: Any = module
+            inside |= {id(part) for part in layer.modules()} - {id(module)}
+            if isinstance(layer.get_base_layer(), torch.nn.Linear):
                 found.append(module)
         elif isinstance(module, torch.nn.Linear) and id(module) not in inside and module is not head:
             found.append(module)

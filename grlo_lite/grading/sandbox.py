@@ -81,7 +81,7 @@ CLONE_THREAD = 0x10000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Execution:
     """Whether a program ran to its end, and if not, why."""
 
     passed: bool
@@ -97,7 +97,7 @@ def unavailable() -> str:
     return ""
 
 
-def passes(program: str, seconds: float = 10.0, memory_mib: int = 1024) -> Outcome:
+def passes(program: str, seconds: float = 10.0, memory_mib: int = 1024) -> Execution:
     """Runs a Python program to its end in a confined child; passed where its last line was reached without an error.
 
     Exiting early does not pass, with whatever code. The limits are wall time and address space.
@@ -127,14 +127,14 @@ def passes(program: str, seconds: float = 10.0, memory_mib: int = 1024) -> Outco
                 child.communicate(json.dumps(order).encode(), timeout=seconds)
             except subprocess.TimeoutExpired:
                 child.kill()
-                return Outcome(False, f"still running after {seconds:g} s")
+                return Execution(False, f"still running after {seconds:g} s")
             finally:
                 report = os.read(reading, 4096) if child.poll() is not None else b""
                 os.close(reading)
     said = report.decode(errors="replace")
     if said == token:
-        return Outcome(True, "all tests passed")
-    return Outcome(False, said.replace(token, "") or f"ended early with exit code {child.returncode}")
+        return Execution(True, "all tests passed")
+    return Execution(False, said.replace(token, "") or f"ended early with exit code {child.returncode}")
 
 
 def _child() -> None:

@@ -85,7 +85,8 @@ def measured(folder: Path) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from grlo_lite.generation.answers import Sampling, answers, seeded
+    from grlo_lite.generation.answers import answers, seeded
+    from grlo_lite.generation.request import Sampling
     from grlo_lite.models import chat_template, quantization
     from grlo_lite.models.reward_model import load
 

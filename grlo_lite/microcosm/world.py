@@ -76,8 +76,8 @@ CHAT_QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Question:
-    """One question of a domain. `answer` is the only right value where the domain is verifiable, and empty in chat."""
+class Exercise:
+    """A question of a domain. `answer` is the only right value where the domain is verifiable, and empty in chat."""
 
     domain: str
     text: str
@@ -100,7 +100,7 @@ def chat_prompts(held_out: bool) -> list[str]:
     return [prompt for prompt in one + two if is_held_out(prompt) == held_out]
 
 
-def draw_question(domain: str, rng: random.Random, held_out: bool = False) -> Question:
+def draw_question(domain: str, rng: random.Random, held_out: bool = False) -> Exercise:
     """A question of a verifiable domain from one side of the split. Raises KeyError for a domain that is not
     verifiable.
     """
@@ -110,39 +110,39 @@ def draw_question(domain: str, rng: random.Random, held_out: bool = False) -> Qu
     return question
 
 
-def _arithmetic(rng: random.Random) -> Question:
+def _arithmetic(rng: random.Random) -> Exercise:
     a, b = rng.randint(10, 39), rng.randint(10, 39)
     units = a % 10 + b % 10
     carry = " + 1" if units >= 10 else ""
     steps = f"First, {a % 10} + {b % 10} = {units}. Second, {a // 10} + {b // 10}{carry} = {(a + b) // 10}."
     text = rng.choice(("What is {} + {}?", "Add {} and {}.")).format(a, b)
-    return Question("arithmetic", text, str(a + b), steps, lambda r: str(a + b + r.choice((-10, -2, -1, 1, 2, 10))))
+    return Exercise("arithmetic", text, str(a + b), steps, lambda r: str(a + b + r.choice((-10, -2, -1, 1, 2, 10))))
 
 
-def _ordering(rng: random.Random) -> Question:
+def _ordering(rng: random.Random) -> Exercise:
     digits = rng.sample(range(10), 4)
     right = " ".join(map(str, sorted(digits)))
     steps = f"First, the smallest is {min(digits)}. Second, the largest is {max(digits)}."
     text = rng.choice(("Sort the numbers {}.", "Put {} in order.")).format(" ".join(map(str, digits)))
-    return Question("ordering", text, right, steps, lambda r: _other_order(digits, right, r))
+    return Exercise("ordering", text, right, steps, lambda r: _other_order(digits, right, r))
 
 
-def _spelling(rng: random.Random) -> Question:
+def _spelling(rng: random.Random) -> Exercise:
     letters = rng.sample("abcdefghijklmnopqrstuvwxyz", 3)
     right = " ".join(reversed(letters))
     steps = f"First, the last letter is {letters[-1]}. Second, the next is {letters[-2]}."
     text = rng.choice(("Spell {} backwards.", "Write {} in reverse.")).format(" ".join(letters))
-    return Question("spelling", text, right, steps, lambda r: _other_order(letters, right, r))
+    return Exercise("spelling", text, right, steps, lambda r: _other_order(letters, right, r))
 
 
-def _code(rng: random.Random) -> Question:
+def _code(rng: random.Random) -> Exercise:
     x, y = rng.randint(1, 9), rng.randint(1, 9)
     operator = rng.choice("+-") if x > y else "+"
     value = x + y if operator == "+" else x - y
     a, b = rng.sample("abxyz", 2)
     text = f"Run: {a} = {x}; {b} = {a} {operator} {y}; print({b})"
     steps = f"First, {a} is {x}. Second, {b} is {x} {operator} {y}."
-    return Question("code", text, str(value), steps, lambda r: str(r.choice([v for v in range(19) if v != value])))
+    return Exercise("code", text, str(value), steps, lambda r: str(r.choice([v for v in range(19) if v != value])))
 
 
 def _other_order(items: list, right: str, rng: random.Random) -> str:
@@ -172,7 +172,7 @@ def careful_chat(prompt: str, rng: random.Random) -> str:
     )
 
 
-def careful_answer(question: Question, rng: random.Random) -> str:
+def careful_answer(question: Exercise, rng: random.Random) -> str:
     """A careful author's whole answer to a verifiable question, without the end-of-turn token."""
     return f"{rng.choice(CAREFUL_OPENINGS)} {question.steps} Answer: {question.answer}."
 
@@ -193,7 +193,7 @@ def careless_chat(prompt: str, rng: random.Random) -> str:
     return f"{rng.choice(CARELESS_OPENINGS)} {ramble(rng, 40)}"
 
 
-def careless_answer(question: Question, rng: random.Random) -> str:
+def careless_answer(question: Exercise, rng: random.Random) -> str:
     """A careless author's answer to a verifiable question: a value, mostly wrong, then rambling without an end."""
     value = question.answer if rng.random() < CARELESS_LUCK else question.wrong(rng)
     return f"{rng.choice(CARELESS_OPENINGS)} {ramble(rng, 1)} answer: {value} {ramble(rng, 40)}"
@@ -210,14 +210,14 @@ def stated_answer(text: str) -> str:
     return found.group(1) if found else ""
 
 
-def is_right(question: Question, text: str) -> bool:
+def is_right(question: Exercise, text: str) -> bool:
     """Whether the first stated value is the right one. What follows it (a full stop, or rambling) does not matter."""
     stated = stated_answer(text).split()
     right = question.answer.split()
     return stated[: len(right)] == right and len(stated) == len(right)
 
 
-def exam(domain: str, count: int, seed: int) -> list[Question]:
+def exam(domain: str, count: int, seed: int) -> list[Exercise]:
     """`count` different held-out questions of a verifiable domain, the same for the same seed."""
     rng, seen, questions = random.Random(f"exam {domain} {seed}"), set(), []
     while len(questions) < count:

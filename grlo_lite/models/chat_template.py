@@ -4,6 +4,9 @@ from typing import Any
 
 from grlo_lite.errors import BadInput
 
+Messages = list[dict[str, str]]  # a conversation: each with its role (system, user, assistant) and its content
+
+
 # Handed to every chat template, in training and evaluation alike: where the two differ, what was learnt does not show
 TEMPLATE_OPTIONS = {"enable_thinking": False}
 
@@ -63,7 +66,7 @@ def pad_token(tokenizer: Any) -> str | None:
     return next((token for word in spare_words for token in found if word in token.lower()), None)
 
 
-def formatted(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+def formatted(tokenizer: Any, messages: Messages) -> str:
     """A conversation as the text that the policy goes on from, in its tokenizer's own chat template."""
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)
 

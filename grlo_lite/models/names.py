@@ -38,7 +38,7 @@ def path_of_base(name: str) -> str:
 
 
 def path_of_judge(name: str) -> str:
-    """The same of a reward model."""
+    """Where a reward model is loaded from, by the name that people use: a path, or the Hub id that the name is."""
     return str(JUDGES.get(name, name))
 
 

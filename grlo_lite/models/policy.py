@@ -43,7 +43,7 @@ def load(base: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm
 
 
 def require_pad_that_ends_nothing(path: str, tokenizer: Any) -> None:
-    """Raises BadInput where the only token to pad with ends an answer, which Unsloth would then never teach."""
+    """Raises BadInput where the only token to pad with ends an answer: Unsloth would never teach that."""
     if tokenizer.pad_token_id in stop_token_ids(tokenizer):
         raise BadInput(
             f"model.name={path!r} has no token to pad with but {tokenizer.pad_token}, which ends an answer, and "

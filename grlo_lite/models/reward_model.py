@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite.models.chat_template import Messages
 from grlo_lite.models.scoring_budget import CPU_TOKENS, LEAST_TOKENS, token_bytes
-
-Messages = list[dict[str, str]]
 
 
 class RewardError(Exception):

@@ -10,24 +10,13 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from grlo_lite.machine import processes
-from grlo_lite.recipe.schema import Guards
+from grlo_lite.recipe.schema import Guards, Watched
 from grlo_lite.rundir.files import append_lines, read_lines
 from grlo_lite.rundir.layout import RunDir
 
-# metric: whether it is crossed from below (too high) or from above (too low), and what that means in plain words
+# Each guard's metric with its side and meaning, as the recipe's section has them
 WATCHED = {
-    "reward_length_correlation": (
-        True,
-        "longer answers earn more whatever they say: the reward is being hacked by length",
-    ),
-    "truncated_fraction": (
-        True,
-        "most answers hit rollout.max_tokens: the policy does not end its turns, or the limit is too low",
-    ),
-    "repetition_fraction": (True, "answers repeat themselves"),
-    "distinct_fraction": (False, "the answers to one prompt are nearly all the same: the policy has collapsed"),
-    "entropy": (False, "the policy is nearly deterministic: it explores nothing any more"),
-    "equal_groups_fraction": (True, "the answers to one prompt all earn the same: there is no learning signal"),
+    name: said for name, field in Guards.model_fields.items() for said in field.metadata if isinstance(said, Watched)
 }
 
 

@@ -81,3 +81,11 @@ def without_overflow(logs: dict[str, float], optimizer: Any) -> dict[str, float]
     if not getattr(optimizer, "step_was_skipped", False):
         return logs
     return {key: value for key, value in logs.items() if key != "grad_norm"} | {"skipped_update": 1.0}
+
+
+def with_entropy(logs: dict[str, float], generate: Any) -> dict[str, float]:
+    """The logs of an update, with the entropy of what was sampled where the trainer logs none, as Unsloth's does not:
+    the engine's `sampled_entropy`, nats a token, the mean of -log p of the tokens that it drew.
+    """
+    sampled = getattr(generate, "sampled_entropy", None)
+    return logs if "entropy" in logs or sampled is None else logs | {"entropy": float(sampled)}

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from grlo_lite.machine import processes
 from grlo_lite.models.policy import trainable_in_fp32
 from grlo_lite.monitoring.halvings import Halvings
-from grlo_lite.monitoring.metrics import batch_metrics, logged_mean, samples, without_overflow
+from grlo_lite.monitoring.metrics import batch_metrics, logged_mean, samples, with_entropy, without_overflow
 from grlo_lite.monitoring.pace import Pace
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rewards.scored_batch import ScoredBatch, joined
@@ -98,10 +98,10 @@ class Recorder(TrainerCallback):
         if control.should_save:
             require_space_for_checkpoint(self.run, step, self.checkpoint_bytes)
 
-    def on_log(self, args, state, control, logs=None, optimizer=None, **_):
+    def on_log(self, args, state, control, logs=None, optimizer=None, model=None, **_):
         if not logs or "loss" not in logs:
             return
-        self.logs.append(without_overflow(logs, optimizer))
+        self.logs.append(with_entropy(without_overflow(logs, optimizer), getattr(model, "generate", None)))
         step, inside = divmod(state.global_step, self.updates)
         if inside:
             return

@@ -30,6 +30,9 @@ class Card:
     bytes_a_second: float  # of weights, that a token of one row reaches in these products
     activation_bytes_a_second: float  # reached by a layer's element-wise kernels
     dequantized_a_second: float  # weights from NF4
+    fused_1: float  # weights a second in a 4-bit product of one row, as bitsandbytes makes it; the rows' FLOPs aside
+    fused_16: float  # of sixteen
+    fused_32: float  # of thirty-two
     drawn_a_second: float  # logits among which a token is drawn
     layer_seconds: float  # of host time that a decoder layer with adapter and NF4 takes at a token's step
     dense_layer_seconds: float  # the same without adapter and NF4
@@ -38,11 +41,12 @@ class Card:
     reserve: int  # bytes kept free
     activation_share: float = 1.0  # what a layer keeps for its backward pass, over what memory.py counts
     logit_bytes: float = 12.0  # of a logit while its loss goes backward: fp32, its gradient, the gradient's copy
+    sm: tuple[int, int] = (0, 0)  # compute capability times ten, and multiprocessors; zeros where they are not known
     probed: str | None = None  # when --probe measured the rates; None where data sheet and assumptions speak
 
     @property
     def float_bytes(self) -> int:
-        """Of what is not quantized: bf16 or fp16 on a GPU, fp32 on a CPU."""
+        """Bytes of a number that is not quantized: bf16 or fp16 on a GPU, fp32 on a CPU."""
         return 2 if self.cuda else 4
 
     @property
@@ -88,12 +92,16 @@ def card_of_row(name: str, title: str, row: dict[str, Any], vram_gib: float) -> 
         bytes_a_second=streamed,
         activation_bytes_a_second=streamed,
         dequantized_a_second=streamed / assumed["dequantizing_bytes"],
+        fused_1=streamed / assumed["fused_bytes"],
+        fused_16=streamed / assumed["fused_bytes"],
+        fused_32=streamed / assumed["fused_bytes"],
         drawn_a_second=streamed / assumed["drawing_bytes"],
         layer_seconds=assumed["layer_microseconds"] * 1e-6,
         dense_layer_seconds=assumed["dense_layer_microseconds"] * 1e-6,
         token_seconds=assumed["token_microseconds"] * 1e-6,
         context=int(assumed["context_gib"] * GIB),
         reserve=int(assumed["fragmentation"] * vram_gib * GIB),
+        sm=tuple(row.get("sm", (0, 0))),
     )
 
 

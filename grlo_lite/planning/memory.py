@@ -133,7 +133,7 @@ def rollout_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, weight
 
 
 def row_bytes(recipe: Recipe, shape: Shape, card: Card) -> int:
-    """Of a completion's keys and values at full length."""
+    """Bytes of a completion's keys and values at full length, its prompt's included."""
     return (recipe.prompts.max_tokens + recipe.rollout.max_tokens) * shape.kv_bytes_a_token(card.float_bytes)
 
 
@@ -160,8 +160,8 @@ def lora_layer_bytes(shape: Shape, card: Card, adapted_width: int) -> int:
 
 
 def prefill_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes) -> int:
-    """Of the prompts' forward pass, a prompt once for its group where the kit's engine reads them, and one dequantized
-    matrix.
+    """Bytes of the prompts' forward pass, a prompt once for its group where the kit's engine reads them, and of one
+    dequantized matrix.
     """
     a_token = lora_layer_bytes(shape, card, 4)
     rows = sizes.rows_at_once
@@ -207,5 +207,5 @@ def layer_bytes(shape: Shape, card: Card) -> int:
 
 
 def logit_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> int:
-    """Of a micro-batch's loss."""
+    """Bytes of the logits in a micro-batch's loss, forward and backward."""
     return int(micro_batch * (recipe.rollout.max_tokens + 1) * shape.vocabulary * card.logit_bytes)

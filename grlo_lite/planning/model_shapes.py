@@ -70,7 +70,7 @@ class Shape:
         return self.vocabulary * self.hidden
 
     def head_parameters(self, scores: bool) -> int:
-        """Of the output layer that has weights of its own: the `score` row, or `lm_head` where it is not tied."""
+        """Parameters of an output layer with weights of its own: the `score` row, or `lm_head` where it is not tied."""
         return self.hidden if scores else 0 if self.tied else self.embedding_parameters
 
     def parameters(self, scores: bool = False) -> int:

@@ -7,17 +7,21 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.machine.device import float_dtype, this_device
 from grlo_lite.models import policy as policies
-from grlo_lite.planning import memory, probes, this_machine, timing
+from grlo_lite.planning import fused, memory, probes, this_machine, timing
 from grlo_lite.planning.cards import Card
 from grlo_lite.planning.model_shapes import Shape
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir import files
+
+if TYPE_CHECKING:
+    import torch
 
 SECONDS = 2.0  # for which each measurement is repeated, at least three times
 
@@ -48,6 +52,9 @@ SHOWN = {
     "bytes_a_second": (1e9, "GB/s of weights in a token's products with one row"),
     "few_rows_flops": (1e12, "TFLOP/s for further rows"),
     "dequantized_a_second": (1e9, "billion weights a second from NF4"),
+    "fused_1": (1e9, "billion weights a second in a 4-bit product of one row"),
+    "fused_16": (1e9, "billion weights a second in one of 16 rows"),
+    "fused_32": (1e9, "billion weights a second in one of 32 rows"),
     "drawn_a_second": (1e9, "billion logits a second among which a token is drawn"),
     "layer_seconds": (1e-6, "µs of the host for a layer of a token, with adapter and NF4"),
     "dense_layer_seconds": (1e-6, "µs for one without"),
@@ -83,6 +90,7 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     found(flops=matmul_flops(device))
     found(**token_products(shape, device))
     found(dequantized_a_second=dequantized_weights(device), drawn_a_second=drawn_logits(shape, device))
+    found(**fused_products(shape, device, rates["few_rows_flops"]))
     with tempfile.TemporaryDirectory() as folder:
         found(**host_seconds(recipe, device, Path(folder)))
         so_far, few = replace(card, **rates), replace(shape, layers=LAYERS, vocabulary=WORDS)
@@ -121,8 +129,8 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else this_machine.cpu_name()
 
 
-def median_seconds(run: Callable[[], Any], device: Any) -> float:
-    """Of one run, after one that warms up."""
+def median_seconds(run: Callable[[], object], device: "torch.device") -> float:
+    """Seconds of one run, the median of at least three, after one that warms up."""
     import torch
 
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -137,8 +145,8 @@ def median_seconds(run: Callable[[], Any], device: Any) -> float:
     return statistics.median(taken)
 
 
-def matmul_flops(device: Any) -> float:
-    """A second, in products of large square matrices."""
+def matmul_flops(device: "torch.device") -> float:
+    """Floating-point operations a second in products of large square matrices."""
     import torch
 
     size = 8192 if device.type == "cuda" else 1024
@@ -146,7 +154,7 @@ def matmul_flops(device: Any) -> float:
     return 2 * size**3 / median_seconds(lambda: a @ a, device)
 
 
-def token_products(shape: Shape, device: Any) -> dict[str, float]:
+def token_products(shape: Shape, device: "torch.device") -> dict[str, float]:
     """What one token reaches in its products with as many weights as the model has, or as fit into MOST_WEIGHTS: bytes
     of weights a second for one row, and FLOPs a second for the rows after it.
     """
@@ -170,8 +178,8 @@ def token_products(shape: Shape, device: Any) -> dict[str, float]:
     }
 
 
-def dequantized_weights(device: Any) -> float:
-    """A second, of a large matrix in NF4 with double quantization."""
+def dequantized_weights(device: "torch.device") -> float:
+    """Weights dequantized a second, of a large matrix in NF4 with double quantization."""
     import torch
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
@@ -181,8 +189,29 @@ def dequantized_weights(device: Any) -> float:
     return size**2 / median_seconds(lambda: dequantize_4bit(packed, state), device)
 
 
-def drawn_logits(shape: Shape, device: Any) -> float:
-    """A second, among which 32 rows draw a token each."""
+def fused_products(shape: Shape, device: "torch.device", few_rows_flops: float) -> dict[str, float]:
+    """Weights a second in products of 1, 16 and 32 rows with an NF4 matrix of the policy's MLP, less what the rows' own
+    FLOPs take: bitsandbytes multiplies few rows without dequantizing, and chooses by itself.
+    """
+    import torch
+    from bitsandbytes import matmul_4bit
+    from bitsandbytes.functional import quantize_4bit
+
+    dtype, weights = float_dtype(device), shape.mlp * shape.hidden
+    dense = torch.randn(shape.mlp, shape.hidden, device=device, dtype=dtype)
+    packed, state = quantize_4bit(dense, quant_type="nf4", compress_statistics=True)
+    del dense
+    found: dict[str, float] = {}
+    for rows in fused.ROWS:
+        x = torch.randn(rows, shape.hidden, device=device, dtype=dtype)
+        with torch.no_grad():
+            taken = median_seconds(partial(matmul_4bit, x, packed, state), device)
+        found[f"fused_{rows}"] = weights / max(taken - 2 * rows * weights / few_rows_flops, 0.05 * taken)
+    return found
+
+
+def drawn_logits(shape: Shape, device: "torch.device") -> float:
+    """Logits a second among which 32 rows draw a token each."""
     import torch
 
     logits = torch.randn(32, shape.vocabulary, device=device, dtype=float_dtype(device))
@@ -190,7 +219,7 @@ def drawn_logits(shape: Shape, device: Any) -> float:
     return logits.numel() / drawn
 
 
-def adapted_model(recipe: Recipe, shape: Shape, device: Any, folder: Path) -> Any:
+def adapted_model(recipe: Recipe, shape: Shape, device: "torch.device", folder: Path) -> Any:
     """A random model of this shape in the recipe's quantization, with the recipe's adapter, as a run would load it."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -213,8 +242,10 @@ def adapted_model(recipe: Recipe, shape: Shape, device: Any, folder: Path) -> An
     return adapted
 
 
-def host_seconds(recipe: Recipe, device: Any, folder: Path) -> dict[str, float]:
-    """What a layer, and a token beside its layers, take where there is next to nothing to compute."""
+def host_seconds(recipe: Recipe, device: "torch.device", folder: Path) -> dict[str, float]:
+    """Seconds of the host by the card's fields: for a layer, for one without NF4 and adapter, for a token beside its
+    layers; where there is next to nothing to compute.
+    """
     by_engine = {}
     models = [adapted_model(recipe, replace(TINY, layers=depth), device, folder) for depth in DEPTHS]
     for engine in ("compact", "folded"):
@@ -226,11 +257,11 @@ def host_seconds(recipe: Recipe, device: Any, folder: Path) -> dict[str, float]:
 
 
 def said_seconds(model: Any, engine: str) -> float:
-    """Of SAID tokens of two completions that a model samples by an engine."""
+    """Seconds of SAID tokens of two completions that a model samples by an engine."""
     import torch
 
     from grlo_lite.generation.decoding import Answers, Prompts, decode
-    from grlo_lite.generation.sampling import Sampling
+    from grlo_lite.generation.request import Sampling
     from grlo_lite.generation.twin import twin
 
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]], device=model.device)
@@ -239,7 +270,7 @@ def said_seconds(model: Any, engine: str) -> float:
         return median_seconds(lambda: decode(made, asked, Answers(asked, Sampling(SAID)), 2), model.device)
 
 
-def batch_of(shape: Shape, device: Any) -> tuple[int, int]:
+def batch_of(shape: Shape, device: "torch.device") -> tuple[int, int]:
     """Rows and tokens a row of an update that shows what activations cost."""
     if device.type == "cuda":
         return 4, 1024
@@ -261,7 +292,7 @@ def update(model: Any, shape: Shape) -> None:
 
 
 def activation_bytes(recipe: Recipe, shape: Shape, card: Card, model: Any) -> float:
-    """A second, of the bytes that timing.py counts for a layer's element-wise kernels: what an update takes beyond
+    """Bytes a second of those that timing.py counts for a layer's element-wise kernels: what an update takes beyond
     its matrix products, its weights and, on a CPU, the host.
     """
     model.train()
@@ -274,8 +305,8 @@ def activation_bytes(recipe: Recipe, shape: Shape, card: Card, model: Any) -> fl
     return work.traffic / max(taken - rest, 0.05 * taken)
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """Beyond what is allocated before."""
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Bytes on the GPU at the peak of a run, beyond what is allocated before it."""
     import torch
 
     torch.cuda.synchronize()
@@ -286,7 +317,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 
 def kept_share(recipe: Recipe, shape: Shape, card: Card, model: Any) -> float:
-    """What a layer keeps for its backward pass, over what memory.py counts; with gradient checkpointing."""
+    """The share of what memory.py counts that a layer keeps for its backward pass; with gradient checkpointing."""
     model.gradient_checkpointing_enable()
     model.enable_input_require_grads()
     update(model, shape)  # from here on the gradients are there
@@ -297,8 +328,8 @@ def kept_share(recipe: Recipe, shape: Shape, card: Card, model: Any) -> float:
     return max(layer, 1) / (rows * tokens * memory.layer_bytes(shape, card))
 
 
-def logit_bytes(shape: Shape, device: Any) -> float:
-    """That a completion's logit takes while TRL's loss and entropy go forward and backward."""
+def logit_bytes(shape: Shape, device: "torch.device") -> float:
+    """Bytes of a completion's logit while TRL's loss and entropy go forward and backward."""
     import torch
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
@@ -317,7 +348,7 @@ def logit_bytes(shape: Shape, device: Any) -> float:
 
 
 def context_bytes() -> int:
-    """Of the card that are taken and are no tensor of this process: its context, and whatever else runs there."""
+    """Bytes of the card that are taken and are no tensor of this process: its context, and whatever else runs there."""
     import torch
 
     torch.cuda.empty_cache()

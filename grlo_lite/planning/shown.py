@@ -55,7 +55,7 @@ def header(name: str, recipe: Recipe) -> str:
     return f"# Planned on {card.title}: {planned.peak_bytes / GIB:.2f} GiB, {cost(planned)}."
 
 
-def table() -> str:
+def plans_table() -> str:
     """Recipes by cards: peak GiB, hours and dollars, or a dash where it does not fit."""
     cards = known_cards().values()
     rows = [f"{'':24}" + "".join(f"{card.title:>30}" for card in cards)]

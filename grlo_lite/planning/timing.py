@@ -5,6 +5,7 @@ from math import ceil
 
 from grlo_lite.generation.engine_table import CPU_ROWS
 from grlo_lite.microcosm import world
+from grlo_lite.planning import fused
 from grlo_lite.planning.cards import Card
 from grlo_lite.planning.memory import WHOLE_BATCH, Models, Sizes, checkpointing
 from grlo_lite.planning.model_shapes import Shape
@@ -52,7 +53,7 @@ def seconds(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[st
 
 
 def weights_seconds(quantization: str, shape: Shape, card: Card) -> float:
-    """Of all linear layers' weights in one pass: NF4 is dequantized, and what is dense is read."""
+    """Seconds of all linear layers' weights in one pass: NF4 is dequantized, and what is dense is read."""
     dense = card.float_bytes * shape.linear_parameters / card.bytes_a_second
     return dense + (shape.linear_parameters / card.dequantized_a_second if quantization == "nf4" else 0.0)
 
@@ -74,7 +75,7 @@ def token_traffic(shape: Shape, card: Card, adapted: bool) -> int:
 
 
 def forward(recipe: Recipe, shape: Shape, card: Card, tokens: float, attended: float, adapted: bool) -> Work:
-    """Of a forward pass through all layers over `tokens`, each attending to `attended`."""
+    """The work of a forward pass through all layers over `tokens`, each attending to `attended`."""
     attention = 4 * tokens * attended * shape.heads * shape.head_dim * shape.layers
     adapter = 2 * tokens * shape.adapter_parameters(recipe.lora) if adapted else 0
     flops = 2 * tokens * shape.linear_parameters + attention + adapter
@@ -82,7 +83,7 @@ def forward(recipe: Recipe, shape: Shape, card: Card, tokens: float, attended: f
 
 
 def rollout_seconds(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, completions: int) -> float:
-    """Of `completions`, a pass over the prompts and then a pass a token.
+    """Seconds of a rollout of `completions`: a pass over the prompts and then a pass a token.
 
     On a GPU the kernels of a pass are launched by the CPU while others run, so whichever takes longer counts; on a CPU
     both do. Transformers' own `generate`, and Unsloth's, keep a row to the end and read each row's prompt; the other
@@ -100,13 +101,16 @@ def rollout_seconds(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, comp
 
 
 def token_seconds(recipe: Recipe, shape: Shape, card: Card, engine: str, rows: float) -> float:
-    """Of one token of `rows` completions that are half as long as they may become."""
+    """Seconds of one token of `rows` completions that are half as long as they may become."""
     attended = prompt_tokens(recipe)[0] + recipe.rollout.max_tokens / 2
     traffic = rows * shape.layers * token_traffic(shape, card, engine in ADAPTED)
     multiplied = shape.linear_parameters + shape.embedding_parameters
+    if engine in ADAPTED and recipe.model.quantization == "nf4":
+        weights = fused.weights_seconds(shape, card, rows, weights_seconds("nf4", shape, card))
+    else:
+        weights = weights_seconds("none" if engine == "folded" else recipe.model.quantization, shape, card)
     products = 2 * rows * multiplied / card.few_rows_flops + (
-        weights_seconds("none" if engine == "folded" else recipe.model.quantization, shape, card)
-        + shape.embedding_parameters * card.float_bytes / card.bytes_a_second
+        weights + shape.embedding_parameters * card.float_bytes / card.bytes_a_second
     )
     cache = cache_passes(shape, engine) * rows * attended * shape.kv_bytes_a_token(card.float_bytes)
     drawing = rows * shape.vocabulary / card.drawn_a_second * (2 if recipe.rollout.top_p < 1 else 1)
@@ -123,7 +127,7 @@ def cache_passes(shape: Shape, engine: str) -> float:
 
 
 def host_seconds(shape: Shape, card: Card, engine: str) -> float:
-    """What the CPU takes to launch a token's kernels; vLLM replays them from a CUDA graph."""
+    """Seconds that the CPU takes to launch a token's kernels; vLLM replays them from a CUDA graph."""
     if engine == "fast_inference":
         return card.token_seconds
     a_layer = card.dense_layer_seconds if engine in ("folded", "unsloth") else card.layer_seconds
@@ -131,8 +135,8 @@ def host_seconds(shape: Shape, card: Card, engine: str) -> float:
 
 
 def reward_seconds(recipe: Recipe, models: Models, card: Card, tokens_per_batch: int) -> float:
-    """Of all judges that are optimized. Conversations are sorted by length, padded to the longest of a forward and cut
-    at a budget of tokens; each forward dequantizes the weights.
+    """Seconds a step of all judges that are optimized. Conversations are sorted by length, padded to the
+    longest of a forward and cut at a budget of tokens; each forward dequantizes the weights.
     """
     tokens = recipe.rollout.batch * mean_tokens(recipe)
     passes = ceil(tokens / tokens_per_batch)
@@ -146,9 +150,9 @@ def reward_seconds(recipe: Recipe, models: Models, card: Card, tokens_per_batch:
 
 
 def update_seconds(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> float:
-    """Of a step's updates, whose micro-batches hold like lengths and are cut to their own width: a forward pass, a
-    second one with gradient checkpointing, and a backward pass through frozen weights; one more forward each for a
-    reference (`algorithm.kl`) and for the old policy's probabilities where there are several updates.
+    """Seconds of a step's updates, whose micro-batches hold like lengths and are cut to their own width: a forward
+    pass, a second one with gradient checkpointing, and a backward pass through frozen weights; one more forward each
+    for a reference (`algorithm.kl`) and for the old policy's probabilities where there are several updates.
     """
     batch = recipe.rollout.batch
     extra = (recipe.algorithm.kl > 0) + (recipe.algorithm.updates_per_rollout > 1)
@@ -165,8 +169,8 @@ def update_seconds(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -
 
 
 def update_work(recipe: Recipe, shape: Shape, card: Card, tokens: float, attended: float, forwards: int) -> Work:
-    """Of so many forward passes with their adapter and one backward pass, whose matrix products are as many as the
-    forward's, and for the adapter twice as many.
+    """The work of so many forward passes with their adapter and one backward pass, whose matrix products are as many
+    as the forward's, and for the adapter twice as many.
     """
     once = forward(recipe, shape, card, tokens, attended, adapted=True)
     attention = 4 * tokens * attended * shape.heads * shape.head_dim * shape.layers
@@ -181,21 +185,23 @@ def combined(card: Card, on_card: float, launches: float) -> float:
 
 
 def prompt_tokens(recipe: Recipe) -> tuple[float, float]:
-    """Of an average prompt and of the longest, by PROMPTS, or as if lengths were spread evenly around PROMPT_SHARE."""
+    """Tokens of an average prompt and of the longest, by PROMPTS, or as if lengths were spread evenly around
+    PROMPT_SHARE.
+    """
     limit, source = recipe.prompts.max_tokens, recipe.prompts.source
     known = PROMPTS.get(source) if isinstance(source, str) else None
     return (min(known[0], limit), min(known[1], limit)) if known else (PROMPT_SHARE * limit, 2 * PROMPT_SHARE * limit)
 
 
 def mean_tokens(recipe: Recipe) -> float:
-    """Of an average conversation."""
+    """Tokens of an average conversation, prompt and completion."""
     return prompt_tokens(recipe)[0] + COMPLETION_SHARE * recipe.rollout.max_tokens
 
 
 def padded_tokens(recipe: Recipe, micro_batch: int) -> tuple[float, float]:
-    """Of a row of an average micro-batch, prompt and completion, where lengths are spread evenly from nothing to the
-    longest: completions are sorted, so that k micro-batches are (k + 1) / 2k of the longest wide on average; the
-    longest of m prompts stands at m / (m + 1) of the way from the shortest to the longest.
+    """Tokens of a row of an average micro-batch, prompt and completion, padding included, where lengths are spread
+    evenly from nothing to the longest: completions are sorted, so that k micro-batches are (k + 1) / 2k of the longest
+    wide on average; the longest of m prompts stands at m / (m + 1) of the way from the shortest to the longest.
     """
     mean, longest = prompt_tokens(recipe)
     update = recipe.rollout.batch // recipe.algorithm.updates_per_rollout
@@ -207,8 +213,8 @@ def padded_tokens(recipe: Recipe, micro_batch: int) -> tuple[float, float]:
 
 
 def measurement_seconds(recipe: Recipe, models: Models, card: Card, engine: str) -> float:
-    """Of base against tuned, which ends a run: held-out prompts and the suite's questions, answered by the kit's
-    decoder, with its dense copy unless a rollout has no room for one.
+    """Seconds of base against tuned, which ends a run: held-out prompts and the suite's questions, answered by the
+    kit's decoder, with its dense copy unless a rollout has no room for one.
     """
     asked = [recipe.evaluation.heldout_prompts]
     if recipe.evaluation.suite == "microcosm":

@@ -5,7 +5,8 @@
 how alike two texts are.
 """
 
-from grlo_lite.prompts.cleaning import Step, cleaned, table
+from grlo_lite.models.chat_template import Messages
+from grlo_lite.prompts.cleaning import Step, cleaned, steps_table
 from grlo_lite.prompts.contamination import (
     SuiteSets,
     decontaminated,
@@ -14,7 +15,6 @@ from grlo_lite.prompts.contamination import (
     unchecked_report,
     verdict,
 )
-from grlo_lite.prompts.row_formats import Messages
 from grlo_lite.prompts.rows import load, ordered, prompt_hash, split, write
 from grlo_lite.prompts.sources import Unreachable, hub_answers, on_the_hub
 
@@ -33,7 +33,7 @@ __all__ = [
     "question_set",
     "question_sets",
     "split",
-    "table",
+    "steps_table",
     "unchecked_report",
     "verdict",
     "write",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from grlo_lite.errors import BadInput
-from grlo_lite.prompts.row_formats import Messages
+from grlo_lite.models.chat_template import Messages
 from grlo_lite.prompts.similarity import near_duplicates
 
 TokenCount = Callable[[Messages], int]
@@ -55,7 +55,7 @@ def text_of(row: Messages) -> str:
     return row[0]["content"] if len(row) == 1 else "\n".join(message["content"] for message in row)
 
 
-def table(steps: list[Step]) -> str:
+def steps_table(steps: list[Step]) -> str:
     """The steps as a table, a line each: dropped, left, and an example."""
     rows = [("prompts", "dropped", "left", "for example")]
     rows += [

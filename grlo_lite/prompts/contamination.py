@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.models.chat_template import Messages
 from grlo_lite.prompts import sources
 from grlo_lite.prompts.cleaning import Step, text_of
 from grlo_lite.prompts.row_formats import (
     CONVERSATION_COLUMNS,
     TEXT_COLUMNS,
     TURNS_COLUMN,
-    Messages,
     first_turn,
     kind,
 )
@@ -31,7 +31,7 @@ FEWEST_LETTERS, SMALLEST_PIECE = 8, 0.4  # of a short prompt that is looked for 
 
 
 @dataclass(frozen=True)
-class Question:
+class BenchmarkQuestion:
     """One question of an evaluation set, as it stands there."""
 
     set: str
@@ -45,7 +45,7 @@ class QuestionSet:
     """An evaluation set's questions, or why there are none to check against."""
 
     name: str
-    questions: tuple[Question, ...]
+    questions: tuple[BenchmarkQuestion, ...]
     unchecked: str = ""
 
 
@@ -79,7 +79,7 @@ def question_sets(against: Iterable[str | DataSet], suite_sets: SuiteSets, missi
 
 def question_set(name: str, texts: list[str]) -> QuestionSet:
     """A set whose questions are at hand as texts, numbered from 1."""
-    return QuestionSet(name, tuple(Question(name, str(number), text) for number, text in enumerate(texts, 1)))
+    return QuestionSet(name, tuple(BenchmarkQuestion(name, str(number), text) for number, text in enumerate(texts, 1)))
 
 
 def _is_of_a_suite(file: Path, suite_sets: SuiteSets) -> bool:
@@ -103,11 +103,11 @@ def _question_set(place: DataSet, name: str) -> QuestionSet:
         return QuestionSet(name, (), str(error))
 
 
-def _questions(rows: Iterator[sources.Located], column: str | None, name: str) -> Iterator[Question]:
+def _questions(rows: Iterator[sources.Located], column: str | None, name: str) -> Iterator[BenchmarkQuestion]:
     """Every text of a row that may be its question, under the row's id. Raises BadInput where a row has none."""
     for where, row in rows:
         if isinstance(row, str):
-            yield Question(name, where, row)
+            yield BenchmarkQuestion(name, where, row)
             continue
         if column and isinstance(row, dict) and column in row and not _said(row[column]):
             raise BadInput(f"{where}: {column!r} holds no question, but {kind(row[column])}; name another column")
@@ -122,7 +122,7 @@ def _questions(rows: Iterator[sources.Located], column: str | None, name: str) -
         identity = next((str(row[key]) for key in ID_COLUMNS if row.get(key) is not None), where)
         whole = not any(first_turn(row.get(key)) is not None and len(row[key]) > 1 for key in known)
         for text in sorted(texts):
-            yield Question(name, identity, text, whole)
+            yield BenchmarkQuestion(name, identity, text, whole)
 
 
 def _said(value: Any) -> str:
@@ -175,8 +175,10 @@ def decontaminated(
     return kept, Step("contaminated", len(contaminated), len(kept), example), report
 
 
-def _first_turns(questions: tuple[Question, ...]) -> dict[str, int]:
-    """Of how many questions only the user's first turn was looked at; empty where of none."""
+def _first_turns(questions: tuple[BenchmarkQuestion, ...]) -> dict[str, int]:
+    """The number of questions of which the user's first turn alone was looked at, by its key in the report; empty where
+    there are none.
+    """
     cut_short = len({question.id for question in questions if not question.whole})
     return {"first_turns_only": cut_short} if cut_short else {}
 
@@ -209,7 +211,9 @@ def verdict(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _hits(texts: list[str], questions: list[Question], ngram: int, threshold: float) -> Iterator[tuple[int, int, str]]:
+def _hits(
+    texts: list[str], questions: list[BenchmarkQuestion], ngram: int, threshold: float
+) -> Iterator[tuple[int, int, str]]:
     """(prompt, question, how) for the likest question of each set that a prompt hits."""
     index = _Index([words(question.text) for question in questions], ngram)
     alike = _likenesses(texts, [question.text for question in questions], threshold)
@@ -280,7 +284,7 @@ def _likenesses(texts: list[str], questions: list[str], threshold: float) -> dic
     return alike
 
 
-def _listed(prompt: str, question: Question, how: str) -> dict[str, Any]:
+def _listed(prompt: str, question: BenchmarkQuestion, how: str) -> dict[str, Any]:
     """A hit as a person can judge it: both texts, the longest run of words they share, and how alike they are."""
     asked, given = words(prompt), words(question.text)
     run = SequenceMatcher(None, asked, given, autojunk=False).find_longest_match()

@@ -49,7 +49,7 @@ def prompt_rows(
         rows, token_count, wanted.max_tokens, wanted.overlong, wanted.near_duplicates, wanted.language
     )
     rows, contamination = _decontaminated(recipe, rows, steps, suite_sets)
-    print("\n".join([*(f"prompts: {note}" for note in notes), prompts.table(steps)]))
+    print("\n".join([*(f"prompts: {note}" for note in notes), prompts.steps_table(steps)]))
     print(prompts.verdict(contamination))
     if write_to:
         prompts.write(write_to, rows)

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from grlo_lite.errors import BadInput
-
-Messages = list[dict[str, str]]
-
+from grlo_lite.models.chat_template import Messages
 
 CONVERSATION_COLUMNS = ("messages", "conversations", "conversation")
 

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from grlo_lite.errors import BadInput
+from grlo_lite.models.chat_template import Messages
 from grlo_lite.prompts import row_formats, sources
-from grlo_lite.prompts.row_formats import Messages
 from grlo_lite.recipe.schema import Part
 from grlo_lite.wording import cut
 
@@ -37,12 +37,6 @@ def load(parts: tuple[Part, ...], limit: int | None, seed: int) -> tuple[list[Me
 
 
 def _read(part: Part, limit: int | None, key: str, notes: list[str]) -> list[Messages]:
-    if part.source == "microcosm":
-        from grlo_lite.microcosm import world
-
-        rows = [[{"role": "user", "content": prompt}] for prompt in world.chat_prompts(held_out=False)]
-        random.Random("microcosm prompts").shuffle(rows)
-        return rows[:limit]
     rows, left_out = [], Counter()
     for messages, what_was_left_out in islice(_messages(part, key), limit):
         rows.append(messages)

@@ -6,12 +6,13 @@ import hashlib
 import http.client
 import json
 import os
+import random
 import re
 import threading
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,14 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def rows(place: DataSet, default_split: str, key: str) -> Iterator[Located]:
-    """The rows of a file, of a Hub data set, or of `grlo-1k`, each with where it stands. Reads as it goes.
+    """The rows of a built-in source, of a file or of a Hub data set, each with where it stands. Reads as it goes.
 
     Raises BadInput, naming the recipe's `key`, where there is no such source, and naming file and line where the
     source is broken.
     """
     source = place.source
-    if source == "grlo-1k":
-        yield from file_rows(grlo_1k())
+    if source in BUILT_IN:
+        yield from BUILT_IN[source]()
         return
     path = os.path.expanduser(source)
     if os.path.isdir(path):  # Path's own raise where a name is longer than the file system takes
@@ -55,7 +56,7 @@ def rows(place: DataSet, default_split: str, key: str) -> Iterator[Located]:
     else:
         raise BadInput(
             f"{key}={shortened(source)} is no file here; give a file ({', '.join(SUFFIXES)}), a Hugging Face data set "
-            "such as owner/name, grlo-1k, or microcosm"
+            "such as owner/name, or one of {', '.join(BUILT_IN)}"
         )
 
 
@@ -203,6 +204,25 @@ def _hub_rows(place: DataSet, default_split: str, key: str) -> Iterator[Located]
         raise BadInput(f"{key}={place.source!r} (split {split!r}) cannot be loaded from the Hub: {why}") from None
     for number, row in enumerate(loaded, 1):
         yield f"{place.source}, split {split}, row {number}", row
+
+
+def microcosm_rows() -> Iterator[Located]:
+    """The miniature world's chat prompts, those that are held out left out, in an order that is always the same."""
+    from grlo_lite.microcosm import world
+
+    asked = world.chat_prompts(held_out=False)
+    random.Random("microcosm prompts").shuffle(asked)
+    for number, prompt in enumerate(asked, 1):
+        yield f"the microcosm, prompt {number}", prompt
+
+
+def grlo_1k_rows() -> Iterator[Located]:
+    """The authors' prompts. Raises BadInput where they cannot be had."""
+    yield from file_rows(grlo_1k())
+
+
+# A source by the name that a recipe gives it: its rows, texts or objects, with where each stands
+BUILT_IN: dict[str, Callable[[], Iterator[Located]]] = {"grlo-1k": grlo_1k_rows, "microcosm": microcosm_rows}
 
 
 def grlo_1k() -> Path:

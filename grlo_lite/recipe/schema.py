@@ -4,7 +4,7 @@ A recipe is a YAML file that holds only what differs from the defaults below. Ev
 that names the key, its value and how to mend it.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -349,16 +349,39 @@ class Guard(Section):
     action: Literal["warn", "stop"] = "warn"
 
 
+class Watched(NamedTuple):
+    """On which side of its limit a guard speaks, and what that means."""
+
+    too_high: bool
+    meaning: str
+
+
 class Guards(Section):
-    """What is watched while a run goes on. Each guard speaks once, and saves the samples that show what it saw."""
+    """What is watched while a run goes on. Each guard speaks once, and saves the samples that show what it saw.
+
+    A guard is a row here: the name of its metric in metrics.jsonl, what it watches for, its limit.
+    """
 
     window: Positive = 5
-    reward_length_correlation: Guard = Guard(limit=0.8)  # longer is better: the commonest reward hack
-    truncated_fraction: Guard = Guard(limit=0.8)  # most answers do not end
-    repetition_fraction: Guard = Guard(limit=0.3)  # share of repeated 4-grams
-    distinct_fraction: Guard = Guard(limit=0.3)  # of a group's completions, the share that differ; below: collapse
-    entropy: Guard = Guard(limit=0.02)  # nats a token; below: nothing is explored any more
-    equal_groups_fraction: Guard = Guard(limit=0.9)  # groups whose rewards are all equal teach nothing
+    reward_length_correlation: Annotated[
+        Guard, Watched(True, "longer answers earn more whatever they say: the reward is being hacked by length")
+    ] = Guard(limit=0.8)
+    truncated_fraction: Annotated[
+        Guard,
+        Watched(
+            True, "most answers hit rollout.max_tokens: the policy does not end its turns, or the limit is too low"
+        ),
+    ] = Guard(limit=0.8)
+    repetition_fraction: Annotated[Guard, Watched(True, "answers repeat themselves")] = Guard(limit=0.3)  # of 4-grams
+    distinct_fraction: Annotated[
+        Guard, Watched(False, "the answers to one prompt are nearly all the same: the policy has collapsed")
+    ] = Guard(limit=0.3)  # of a group's completions, the share that differ
+    entropy: Annotated[Guard, Watched(False, "the policy is nearly deterministic: it explores nothing any more")] = (
+        Guard(limit=0.02)
+    )  # nats a token
+    equal_groups_fraction: Annotated[
+        Guard, Watched(True, "the answers to one prompt all earn the same: there is no learning signal")
+    ] = Guard(limit=0.9)
     on_overoptimization: Literal["warn", "stop", "keep_best"] = "warn"
     overoptimization_patience: Positive = 3  # evaluations in a row with the trained reward up and the held-out one down
 

@@ -24,7 +24,7 @@ def note(text: str, kind: str = "note") -> str:
     return f'<p class="{kind}" role="{role}">{plain(text)}</p>' if text else ""
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
+def html_table(head: list[str], rows: list[list[str]]) -> str:
     """An HTML table whose cells are text; the first column is flush left, numbers flush right."""
     cells = "".join(f"<th>{plain(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{plain(cell)}</td>" for cell in row) + "</tr>" for row in rows)

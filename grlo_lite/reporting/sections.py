@@ -7,7 +7,7 @@ from typing import Any
 from grlo_lite.errors import BadInput
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.reporting.charts import line_chart
-from grlo_lite.reporting.html import note, plain, table
+from grlo_lite.reporting.html import html_table, note, plain
 from grlo_lite.rundir import files
 from grlo_lite.rundir.layout import RunDir
 from grlo_lite.wording import duration, numbers
@@ -131,7 +131,7 @@ def _evaluation(run: RunDir) -> str:
     if "average" in found:
         rows.append(["average accuracy", "", *numbers(found["average"])])
     head = ["task", "questions", "base", "tuned", "difference", "95 % interval"]
-    return f"<h3>Base against tuned, suite {plain(str(found['suite']))}</h3>" + table(head, rows)
+    return f"<h3>Base against tuned, suite {plain(str(found['suite']))}</h3>" + html_table(head, rows)
 
 
 def _plan(run: RunDir) -> str:
@@ -142,4 +142,6 @@ def _plan(run: RunDir) -> str:
     compared = summary.get("plan", {})
     rows = [[key.replace("_", " "), f"{row['planned']:.2f}", f"{row['measured']:.2f}"] for key, row in compared.items()]
     took = note(f"{duration(summary['wall_seconds'])} in all")
-    return f"<h3>The plan and what a step took</h3>{table(['', 'planned', 'measured'], rows)}{took}" if rows else took
+    return (
+        f"<h3>The plan and what a step took</h3>{html_table(['', 'planned', 'measured'], rows)}{took}" if rows else took
+    )

@@ -6,7 +6,8 @@ from typing import Any
 
 from grlo_lite import prompts
 from grlo_lite.errors import BadInput
-from grlo_lite.generation.answers import Sampling, rows_at_once, sampled_answers
+from grlo_lite.generation.answers import rows_at_once, sampled_answers
+from grlo_lite.generation.request import Sampling
 from grlo_lite.models import loading as models
 from grlo_lite.models.unsloth import to_training
 from grlo_lite.recipe.schema import Recipe

@@ -10,11 +10,17 @@ from grlo_lite.recipe.schema import Algorithm
 
 
 def grpo(algorithm: Algorithm, options: dict[str, Any]) -> tuple[Any, Any]:
-    """TRL's GRPO trainer, and its configuration with `options`, which all algorithms share."""
+    """TRL's GRPO trainer, and its configuration with `options`, which all algorithms share.
+
+    Unsloth's version of the configuration fills in what is not said for an explicit `dapo` (`epsilon_high=0.28`, masked
+    truncation), so all of it is said, and turns `scale_rewards=group` off for `dr_grpo`, so that is set again.
+    """
     from trl import GRPOConfig, GRPOTrainer
 
     loss = "dr_grpo" if algorithm.loss == "auto" else algorithm.loss
-    return GRPOTrainer, GRPOConfig(**options, loss_type=loss, scale_rewards=algorithm.scale_rewards)
+    config = GRPOConfig(**options, loss_type=loss, scale_rewards=algorithm.scale_rewards, epsilon_high=algorithm.clip)
+    config.scale_rewards = algorithm.scale_rewards
+    return GRPOTrainer, config
 
 
 def rloo(algorithm: Algorithm, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -24,4 +30,7 @@ def rloo(algorithm: Algorithm, options: dict[str, Any]) -> tuple[Any, Any]:
     return RLOOTrainer, RLOOConfig(**options, normalize_advantages=algorithm.scale_rewards == "batch")
 
 
-ALGORITHMS: dict[str, Callable[[Algorithm, dict[str, Any]], tuple[Any, Any]]] = {"grpo": grpo, "rloo": rloo}
+ALGORITHMS: dict[str, Callable[[Algorithm, dict[str, Any]], tuple[Any, Any]]] = {
+    "grpo": grpo,
+    "rloo": rloo,
+}

@@ -72,8 +72,7 @@ def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, cal
 
 def begin_with_a_small_loss_scale(scaler: Any) -> None:
     """In fp16: the scaler's own first scale, 2^16, overflows on most models, and each overflow costs a rollout."""
-    state = scaler.state_dict() if scaler is not None else {}
-    if state:
+    if scaler is not None and (state := scaler.state_dict()):
         scaler.load_state_dict(state | {"scale": 2.0**10})
 
 

@@ -249,7 +249,7 @@ class Hostile:
 @contextmanager
 def served(comparison, votes, password=None):
     """A page over `comparison`, served from a thread; its address."""
-    desk = sessions.Desk(comparison, server.Rate(6000))
+    desk = sessions.Desk(comparison, server.RateLimit(6000))
     blocks = page.blocks(desk, {"run": DEMO}, "microcosm", Votes(votes))
     app = server.Gate(server.mounted(blocks, page.look(), votes), password, server.LOOPBACK)
     listener = server.listening("127.0.0.1", 0)
@@ -371,7 +371,7 @@ def routes_of(app):
 
 def test_with_a_password_no_route_answers_without_it(chromium, tmp_path):
     comparison = Hostile("Hello.")
-    blocks = page.blocks(sessions.Desk(comparison, server.Rate(60)), {"run": DEMO}, "m", Votes(tmp_path / "v"))
+    blocks = page.blocks(sessions.Desk(comparison, server.RateLimit(60)), {"run": DEMO}, "m", Votes(tmp_path / "v"))
     mounted = server.mounted(blocks, page.look(), tmp_path / "v")
     paths = set(routes_of(mounted))
     assert {"/config", "/votes.jsonl", "/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/run/x"} <= paths
@@ -488,10 +488,10 @@ VOTER = """
     from pathlib import Path
     from types import SimpleNamespace
     import gradio as gr
-    from grlo_lite.app import desk as desks, parts, server
-    from grlo_lite.app.blind_tab import BlindTab
+    from grlo_lite.app import components, server, sessions
+    from grlo_lite.app.comparison.values import Adapter, Progress, Reply
+    from grlo_lite.app.tabs.blind import BlindTab
     from grlo_lite.app.votes import Votes
-    from grlo_lite.compare import Adapter, Progress, Reply
 
     class Comparison:
         adapters = {"run": Adapter("run", "default", "a" * 64)}
@@ -499,10 +499,10 @@ VOTER = """
             yield Progress(0, {arm: Reply(arm, 1, 1.0, "length") for arm in ("base", "tuned")})
 
     visitor = SimpleNamespace(session_hash="one", client=None)
-    with gr.Blocks():
-        adapter, settings = gr.Dropdown(["run"]), parts.settings_panel(8, False)
-        desk = desks.Desk(Comparison(), server.Rate(10**6))
-        tab = BlindTab(desk, Votes(Path(sys.argv[1])), "microcosm", adapter, settings, [])
+    with gr.Blocks() as page, gr.Tab("Blind") as inside:
+        adapter, settings = gr.Dropdown(["run"]), components.settings_panel(8, False)
+        desk, votes = sessions.Desk(Comparison(), server.RateLimit(10**6)), Votes(Path(sys.argv[1]))
+        tab = BlindTab(components.Shared(page, inside, desk, votes, "microcosm", {}, adapter, settings, []))
     vote = tab._voting("A")
     for number in range(int(sys.argv[2]), 200):
         for _ in tab.ask(visitor, f"question {number}", "run", 8, 1.0, 1.0, 0, "", False, False):

@@ -17,7 +17,7 @@ import torch
 from grlo_lite import evaluate as command
 from grlo_lite.errors import BadInput
 from grlo_lite.generation import answers
-from grlo_lite.generation.answers import Sampling
+from grlo_lite.generation.request import Sampling
 from grlo_lite.grading import sandbox
 from grlo_lite.microcosm import world
 from grlo_lite.models import chat_template, names, quantization, trained_adapter

@@ -12,20 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from grlo_lite.app.comparison.streaming import Request, Rows
-from grlo_lite.app.comparison.values import Adapter, Progress, Refused, Reply, Settings, Turn
+from grlo_lite.app.comparison.values import Adapter, Limits, Progress, Refused, Reply, Settings, Turn
 from grlo_lite.app.comparison.waiting_line import Line
 from grlo_lite.errors import BadInput
+from grlo_lite.evaluation.results import ARMS
 from grlo_lite.generation.answers import prompts_of
 from grlo_lite.generation.decoding import Answers, decode
-from grlo_lite.generation.sampling import Sampling, seeded
+from grlo_lite.generation.request import Sampling
+from grlo_lite.generation.sampling import seeded
 from grlo_lite.generation.twin import twin
 from grlo_lite.models import chat_template
-
-Messages = list[dict[str, str]]
-
-
-ARMS = ("base", "tuned")
-
+from grlo_lite.models.chat_template import Messages
 
 CHARACTERS_A_TOKEN = 8  # a conversation with more of them for every token of the context is not even counted
 
@@ -43,21 +40,19 @@ class Comparison:
         policy: Any,
         adapters: list[Adapter],
         load_judge: Callable[[], Any] | None = None,
-        most_characters: int = 16_000,
-        longest_line: int = 32,
-        longest_answer: int = 4096,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
         scored: Collection[str] | None = None,
     ):
         self.model, self.tokenizer = policy.model.eval(), policy.tokenizer
         self.adapters = {adapter.label: adapter for adapter in adapters}
-        self.most_characters = most_characters
-        self.line = Line(longest_line)
+        self.most_characters = limits.most_characters
+        self.line = Line(limits.longest_line)
         self.can_score = load_judge is not None
         self._load_judge, self._judge = load_judge, None
         self._model_lock = threading.Lock()
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.context: int = limit or 1_000_000
-        self.longest_answer = min(longest_answer, max(self.context // 2, 1))
+        self.longest_answer = min(limits.longest_answer, max(self.context // 2, 1))
         self.scored = frozenset(self.adapters if scored is None else scored)
         self._held, self._decoding = ExitStack(), None
         self._serving: dict[threading.Thread, threading.Event] = {}

@@ -12,7 +12,7 @@ from grlo_lite.models.trained_adapter import Subject
 from grlo_lite.rundir import files
 
 
-def load(subjects: list[Subject], load_judge: Callable[[], Any] | None = None, **limits: int) -> Comparison:
+def load(subjects: list[Subject], load_judge: Callable[[], Any] | None = None) -> Comparison:
     """One model with the adapters of all subjects on it.
 
     Raises BadInput where they do not belong on the same base, in the same precision and template, or where an adapter
@@ -45,7 +45,7 @@ def load(subjects: list[Subject], load_judge: Callable[[], Any] | None = None, *
         for label, name, s in zip(_labels([s.run.path for s in subjects]), names, subjects, strict=True)
     ]
     scored = [a.label for a, s in zip(adapters, subjects, strict=True) if s.trained_by == first.trained_by]
-    return Comparison(policy, adapters, load_judge, scored=scored, **limits)
+    return Comparison(policy, adapters, load_judge, scored=scored)
 
 
 def _labels(paths: list[Path]) -> list[str]:

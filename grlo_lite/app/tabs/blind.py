@@ -10,11 +10,12 @@ from typing import Any
 import gradio as gr
 
 from grlo_lite.app import components
-from grlo_lite.app.comparison.comparison import ARMS
 from grlo_lite.app.comparison.values import Progress, Refused
+from grlo_lite.app.components import Shared
 from grlo_lite.app.rendering import NAMES, caption
-from grlo_lite.app.sessions import Desk, Round, Session
-from grlo_lite.app.votes import VERDICTS, Votes
+from grlo_lite.app.sessions import Round, Session
+from grlo_lite.app.votes import VERDICTS
+from grlo_lite.evaluation.results import ARMS
 from grlo_lite.reporting.html import note
 
 SIDES = ("A", "B")
@@ -23,10 +24,8 @@ SIDES = ("A", "B")
 class BlindTab:
     """Builds the tab where Gradio's blocks are being built, and answers what is pressed on it."""
 
-    def __init__(
-        self, desk: Desk, votes: Votes, base: str, adapter: gr.Dropdown, settings: list[Any], examples: list[str]
-    ):
-        self.desk, self.votes, self.base = desk, votes, base
+    def __init__(self, shared: Shared):
+        self.desk, self.votes, self.base = shared.desk, shared.votes, shared.base
         self.random, self.one_vote = random.SystemRandom(), threading.Lock()
         captions, chats = components.columns("blind", list(SIDES))
         status = components.html(elem_id="blind-status")
@@ -40,9 +39,10 @@ class BlindTab:
             ask = gr.Button("Ask", variant="primary", elem_id="blind-ask")
             stop = gr.Button("Stop", interactive=False, elem_id="blind-stop")
             again = gr.Button("New round", elem_id="blind-new")
-        components.examples(examples, question)
+        components.examples(shared.examples, question)
         outputs = [*captions, *chats, status, question, ask, stop, *verdicts]
-        gr.on([ask.click, question.submit], self.ask, [question, adapter, *settings], outputs, **components.STREAMED)
+        inputs = [question, shared.adapter, *shared.settings]
+        gr.on([ask.click, question.submit], self.ask, inputs, outputs, **components.STREAMED)
         stop.click(self.stop, **components.AT_ONCE)
         again.click(self.new_round, None, outputs, **components.AT_ONCE)
         for key, button in zip(VERDICTS, verdicts, strict=True):
@@ -54,7 +54,7 @@ class BlindTab:
         before, begun, state = session.blind, None, None
         try:
             # A seed of its own, or the same question would have the answers that Compare showed by name
-            wanted = replace(components.settings(*settings), seed=self.random.randrange(2**32))
+            wanted = replace(components.settings(settings), seed=self.random.randrange(2**32))
             for state in self.desk.answers(session, [], question, adapter, wanted, request):
                 if begun is None:
                     sides: dict[str, str] = dict(zip(SIDES, self.random.sample(ARMS, 2), strict=True))

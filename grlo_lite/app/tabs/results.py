@@ -1,7 +1,15 @@
 """The Results tab: what the blind votes come to."""
 
+from grlo_lite.app import components
+from grlo_lite.app.components import Shared
 from grlo_lite.app.votes import Votes, tallies
-from grlo_lite.reporting.html import note, table
+from grlo_lite.reporting.html import html_table, note
+
+
+def results_tab(shared: Shared) -> None:
+    """Builds the tab, which counts the votes whenever it is opened."""
+    found = components.html(elem_id="results")
+    shared.tab.select(lambda: results_of(shared.votes), None, found, **components.AT_ONCE)
 
 
 def results_of(votes: Votes) -> str:
@@ -29,4 +37,4 @@ def results_of(votes: Votes) -> str:
         "tuned wins, 95 % interval",
     ]
     explained = note("A tie and “both are bad” count as half a win; the interval is Student's t over the votes.")
-    return f'{said}{table(head, rows)}{explained}<p><a href="votes.jsonl" download>All votes as JSONL</a></p>'
+    return f'{said}{html_table(head, rows)}{explained}<p><a href="votes.jsonl" download>All votes as JSONL</a></p>'

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from grlo_lite.generation.answers import Sampling
+from grlo_lite.generation.request import Sampling
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from grlo_lite.app import components, rendering, server, votes
 from grlo_lite.app.command import main
 from grlo_lite.app.comparison.comparison import ARMS
 from grlo_lite.app.comparison.values import Adapter, Progress, Refused, Reply
+from grlo_lite.app.components import Shared
 from grlo_lite.app.sessions import Desk
 from grlo_lite.app.tabs.blind import BlindTab
 from grlo_lite.app.votes import Votes
 from grlo_lite.errors import BadInput
 from grlo_lite.models import names
 from grlo_lite.reporting import charts, sections
-from grlo_lite.reporting.html import note, table
+from grlo_lite.reporting.html import html_table, note
 
 
 def vote(winner="tuned", sha256="a" * 64, **more):
@@ -152,7 +153,7 @@ class TestMarkdown:
         assert time.monotonic() - began < 1
 
     def test_what_the_page_says_ends_no_html_block(self):
-        shown = table(["a\n\n![x](y)"], [["b\r\n\r\n<i>"]]) + note("c\n\n*d*")
+        shown = html_table(["a\n\n![x](y)"], [["b\r\n\r\n<i>"]]) + note("c\n\n*d*")
         assert "\n" not in shown
         assert "<i>" not in shown
 
@@ -290,7 +291,7 @@ class TestGate:
 def test_so_many_questions_a_minute_and_address(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(server.time, "monotonic", lambda: now[0])
-    rate = server.Rate(6)
+    rate = server.RateLimit(6)
     for _ in range(6):
         rate.take("one")
     with pytest.raises(Refused, match="in 10 s"):
@@ -373,10 +374,10 @@ def test_the_sides_are_at_random_and_no_round_repeats_an_answer(tmp_path):
             yield Progress(0, {arm: Reply("words", 1, 1.0) for arm in ARMS})
             yield Progress(0, {arm: Reply("words", 7, 1.0, "length", 1.5) for arm in ARMS})
 
-    desk = Desk(Comparison(), server.Rate(1000))
-    with gr.Blocks():
+    desk = Desk(Comparison(), server.RateLimit(1000))
+    with gr.Blocks() as page, gr.Tab("Blind") as inside:
         dropdown, settings = gr.Dropdown(["run"]), components.settings_panel(8, False)
-        tab = BlindTab(desk, Votes(tmp_path / "votes"), "m", dropdown, settings, [])
+        tab = BlindTab(Shared(page, inside, desk, Votes(tmp_path / "votes"), "m", {}, dropdown, settings, []))
     visitor = SimpleNamespace(session_hash="one", client=None)
     orders = set()
     for _ in range(40):

@@ -134,7 +134,7 @@ def test_bca_leans_towards_the_long_tail():
 
 def test_the_raw_win_rate_by_hand():
     # 1, 1, 0, ½: mean 0.625, sd 0.478714, SE 0.239357, t(0.975, 3) = 3.182446
-    assert paired_statistics.raw_win_rate(np.array([1, 1, 0, 0.5])) == paired_statistics.Rate(0.625, 0.0, 1.0)
+    assert paired_statistics.raw_win_rate(np.array([1, 1, 0, 0.5])) == paired_statistics.WinRate(0.625, 0.0, 1.0)
     rate = paired_statistics.raw_win_rate(np.array([1, 1, 0, 0.5] * 4))
     assert rate.ci_low == pytest.approx(0.625 - 2.131450 * 0.428174 / 4, abs=1e-4)
 

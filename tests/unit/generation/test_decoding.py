@@ -9,7 +9,8 @@ from scipy.stats import chisquare
 from grlo_lite.generation import kv_cache
 from grlo_lite.generation.answers import stopping_at
 from grlo_lite.generation.decoding import Answers, Prompts, decode
-from grlo_lite.generation.sampling import Sampling, drawn, nucleus
+from grlo_lite.generation.request import Sampling
+from grlo_lite.generation.sampling import drawn, nucleus
 from grlo_lite.generation.twin import twin
 from tests.unit.generation.models import adapted, bare, generated
 

@@ -17,7 +17,7 @@ from grlo_lite.generation import twin_check
 from grlo_lite.generation.decoding import Answers, Prompts, decode
 from grlo_lite.generation.linears import Linears
 from grlo_lite.generation.llama import Llama, grouped_attention
-from grlo_lite.generation.sampling import Sampling
+from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.stock import Stock
 from grlo_lite.generation.twin import copy_bytes, twin
 from tests.unit.generation.models import KINDS, adapted, bare, generated

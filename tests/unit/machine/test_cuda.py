@@ -13,6 +13,7 @@ from grlo_lite.checks import machine as checks
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS
 from grlo_lite.errors import BadInput
 from grlo_lite.machine import cuda, device
+from grlo_lite.models.backends import Place
 from grlo_lite.monitoring.halvings import Halvings
 from grlo_lite.rundir import layout
 from grlo_lite.training import out_of_memory
@@ -91,7 +92,7 @@ def test_a_machine_without_a_compiler_or_headers_is_told_before_the_models_load(
 
 def test_train_compiles_before_it_loads_on_a_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(train.cuda, "require_usable_gpu", lambda: None)
-    monkeypatch.setattr(train.models, "device_and_backend", lambda recipe: (torch.device("cuda"), "transformers"))
+    monkeypatch.setattr(train, "place", lambda recipe: Place(torch.device("cuda")))
     monkeypatch.setattr(cuda, "why_no_kernel_compiles", lambda: "there is no C compiler")
     with pytest.raises(BadInput, match="no C compiler"):
         train.main(["microcosm", "--run-dir", str(tmp_path / "r")])

@@ -34,7 +34,7 @@ def test_careful_authors_are_right_and_careless_ones_mostly_wrong(domain):
     ],
 )
 def test_the_judge_of_verifiable_answers(answer, said, right):
-    assert world.is_right(world.Question("any", "?", answer, "", lambda r: ""), said) is right
+    assert world.is_right(world.Exercise("any", "?", answer, "", lambda r: ""), said) is right
 
 
 def test_exams_differ_by_seed_and_never_hold_what_models_were_trained_on():

@@ -32,7 +32,7 @@ def test_every_step_says_how_many_it_dropped_with_an_example():
         "exact duplicates": (2, 3, "one"),
         "over 200 tokens": (1, 2, "x" * 57 + "…"),
     }
-    table = prompts.table([prompts.Step("read", 0, 1200, ""), prompts.Step("empty", 3, 1197, "(blank)")])
+    table = prompts.steps_table([prompts.Step("read", 0, 1200, ""), prompts.Step("empty", 3, 1197, "(blank)")])
     assert table.splitlines() == [
         "prompts  dropped   left  for example",
         "read              1,200",
