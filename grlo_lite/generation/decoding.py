@@ -132,11 +132,11 @@ class Slots:
             tokens_S = tokens_S[self.working_S]
             self._keep(self.working_S.nonzero()[:, 0])
         if self.alive:
-            self._step(tokens_S)
+            self._fed(tokens_S)
         if pending and (waiting * 8 >= len(self.row_S) or not self.alive):
             self._refill(min(waiting, pending))
 
-    def _step(self, tokens_S: torch.Tensor) -> None:
+    def _fed(self, tokens_S: torch.Tensor) -> None:
         self.mask_SW = torch.cat([self.mask_SW, torch.ones_like(tokens_S[:, None], dtype=torch.bool)], 1)
         self.logits_SV = self.twin.forward(
             tokens_S[:, None], self.mask_SW, self.position_S[:, None], self.cache, self.share_S

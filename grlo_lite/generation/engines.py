@@ -49,6 +49,7 @@ class Rollouts:
     def __init__(self, model: Any, fold: bool, rows_at_once: int | str, halvings: Any):
         self.model, self.fold, self.rows_at_once, self.halvings = model, fold, rows_at_once, halvings
         self.checked = False
+        self.sampled_entropy: float | None = None  # of the newest batch; a trainer of Unsloth's logs no entropy
         self.__name__ = "generate"
 
     def __call__(
@@ -58,6 +59,7 @@ class Rollouts:
         prompts, sampling = of_generate(self.model, input_ids, attention_mask, generation_config)
         answers = Answers(prompts, sampling)
         self._decode(prompts, answers)
+        self.sampled_entropy = mean_surprise(answers)
         if not self.checked:
             twin_check.require_the_policys(self.model, prompts, answers)
             self.checked = True
@@ -96,6 +98,13 @@ class Rollouts:
             return wanted, fold
         read = len(torch.unique(prompts.ids_BP, dim=0)) * prompt_tokens / batch
         return rows_that_fit(self.model, fold, wanted, prompt_tokens + sampling.max_tokens + ROOM, read)
+
+
+def mean_surprise(answers: Answers) -> float:
+    """The mean of -log p over the tokens that were drawn, nats: an estimate of the policy's entropy a token."""
+    logp_BT, length_B = answers.logp_BT[:-1], answers.length_B[:-1]
+    drawn_BT = torch.arange(logp_BT.shape[1], device=logp_BT.device) < length_B[:, None]
+    return -float(logp_BT[drawn_BT].mean())
 
 
 def of_generate(model: Any, ids_BP: torch.Tensor, mask_BP: torch.Tensor, config: Any) -> tuple[Prompts, Sampling]:

@@ -56,7 +56,7 @@ def rows(place: DataSet, default_split: str, key: str) -> Iterator[Located]:
     else:
         raise BadInput(
             f"{key}={shortened(source)} is no file here; give a file ({', '.join(SUFFIXES)}), a Hugging Face data set "
-            "such as owner/name, or one of {', '.join(BUILT_IN)}"
+            f"such as owner/name, or one of {', '.join(BUILT_IN)}"
         )
 
 

@@ -121,6 +121,25 @@ def test_an_algorithm(copy):
     assert all(line["grad_norm"] > 0 for line in lines)
 
 
+def test_a_guard(copy):
+    changed(copy, "A guard")
+    trained(copy, "guards.completion_tokens_mean.limit=1", "guards.window=1")
+    spoken = [json.loads(line) for line in (copy / "r" / "guards.jsonl").read_text().splitlines()]
+    assert "answers have become very long" in {row["guard"]: row for row in spoken}["completion_tokens_mean"]["message"]
+
+
+def test_a_prompt_source(copy):
+    words = ("microcosm", "prompts.source=rhymes", "prompts.near_duplicates=null", "prompts.limit=6")
+    trained(changed(copy, "A prompt source"), *words)
+    asked = {json.loads(line)["prompt"] for line in (copy / "r" / "samples.jsonl").read_text().splitlines()}
+    assert all("two lines that rhyme" in prompt for prompt in asked)
+
+
+def test_a_rollout_engine(copy):
+    lines = trained(changed(copy, "A rollout engine"), "rollout.engine=group_by_group")
+    assert [line["rollouts"] for line in lines] == [32, 64]
+
+
 def test_a_tab_in_the_app(copy):
     changed(copy, "A tab in the app")
     program = (

@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -210,3 +211,12 @@ def test_an_engine_that_cannot_be_had_is_refused_with_the_reason(engine, backend
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=why):
         backends.chosen_engine(engine, backend, "nf4", GPU)
+
+
+def test_the_entropy_of_a_rollout_is_the_mean_surprise_of_what_was_drawn():
+    """Of the tokens up to each row's length; the last row is the one that is thrown away."""
+    drawn = SimpleNamespace(
+        logp_BT=torch.tensor([[-1.0, -2.0, -7.0], [-3.0, -7.0, -7.0], [-9.0, -9.0, -9.0]]),
+        length_B=torch.tensor([2, 1, 3]),
+    )
+    assert engines.mean_surprise(drawn) == pytest.approx(2.0)
