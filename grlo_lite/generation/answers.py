@@ -58,10 +58,27 @@ def answers(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) ->
     Each row ends at its own stop token, whatever its neighbours do after theirs: decoding the whole row would let a
     finished answer ramble on for as long as the slowest row of the batch.
     """
+    ends = set(_stop_ids(model))
+    rows = _generated(model, tokenizer, texts, sampling)
+    return [_answer(tokenizer, row, ends, sampling) for row in rows]
+
+
+def completion_ids(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) -> list[list[int]]:
+    """One answer's tokens a text, in order, as a rollout has them: its stop token is the last, where one ended it."""
+    ends, longest = set(_stop_ids(model)), sampling.max_tokens
+    rows = _generated(model, tokenizer, texts, sampling)
+    return [row[: next((i + 1 for i, token in enumerate(row) if token in ends), longest)] for row in rows]
+
+
+def _stop_ids(model: Any) -> list[int]:
+    ids = model.generation_config.eos_token_id
+    return ids if isinstance(ids, list) else [ids]
+
+
+def _generated(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) -> list[list[int]]:
+    """What the model generates from one left-padded batch, without the prompts; short rows are padded on the right."""
     import torch
 
-    stop_ids = model.generation_config.eos_token_id
-    config = generation_config(model, tokenizer, sampling)
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     ids_BT = batch["input_ids"].to(model.device)
     stopping = {"stop_strings": list(sampling.stops), "tokenizer": tokenizer} if sampling.stops else {}
@@ -69,11 +86,10 @@ def answers(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) ->
         tokens_BT = model.generate(
             input_ids=ids_BT,
             attention_mask=batch["attention_mask"].to(model.device),
-            generation_config=config,
+            generation_config=generation_config(model, tokenizer, sampling),
             **stopping,
         )
-    ends = set(stop_ids if isinstance(stop_ids, list) else [stop_ids])
-    return [_answer(tokenizer, row, ends, sampling) for row in tokens_BT[:, ids_BT.shape[1] :].tolist()]
+    return tokens_BT[:, ids_BT.shape[1] :].tolist()
 
 
 def _answer(tokenizer: Any, row: list[int], stop_ids: set[int], sampling: Sampling) -> Answer:

@@ -1,7 +1,7 @@
 """A dense copy of a policy's weights, adapter included, for the length of a rollout."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,18 +14,43 @@ def folded(model: Any) -> Iterator[None]:
     """Inside, every adapted layer multiplies by one dense matrix: its dequantized weight plus `scaling · B A`.
 
     The sum is made in fp32 and rounded once, to the dtype the layer computes in. The matrices are freed on leaving.
-    Where the adapter is disabled, nothing is folded in.
+    Where the adapter is disabled, nothing is folded in. Rows of the embedding that the adapter trains are written into
+    it for as long, where PEFT would copy the whole of it at every token.
     """
     from peft.tuners.lora import LoraLayer
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
 
     layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    rows = ExitStack()
     try:
+        for layer in (module for module in model.modules() if isinstance(module, TrainableTokensLayer)):
+            rows.enter_context(rows_in_place(layer))
         for layer in layers:
             layer.forward = partial(linear, weight=folded_weight(layer), bias=layer.get_base_layer().bias)
         yield
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
+        rows.close()
+
+
+@contextmanager
+def rows_in_place(layer: Any) -> Iterator[None]:
+    """Inside, an embedding or output layer has the trained rows in its own weight, and multiplies by that alone."""
+    base = layer.get_base_layer()
+    weight, before = base.weight.data, []
+    if not layer.disable_adapters:
+        for name in layer.active_adapters:
+            index = torch.tensor(layer.token_indices[name], device=weight.device)
+            before.append((index, weight[index]))
+            weight[index] = layer.trainable_tokens_delta[name].data.to(weight.dtype)
+    layer.forward = base.forward
+    try:
+        yield
+    finally:
+        del layer.forward
+        for index, saved in reversed(before):
+            weight[index] = saved
 
 
 def folded_weight(layer: Any) -> torch.Tensor:

@@ -10,7 +10,11 @@ from grlo_lite.recipe.schema import Recipe
 
 def engine(recipe: Recipe, device: Any, backend: str) -> str:
     """The rollout engine. Raises BadInput, with the reason, where the recipe's cannot be had here."""
-
+    if recipe.lora.train_stop_tokens and backend == "unsloth":
+        raise BadInput(
+            "lora.train_stop_tokens=true with backend=unsloth: neither Unsloth's model nor its vLLM knows such rows; "
+            "choose backend=transformers"
+        )
     return chosen_engine(recipe.rollout.engine, backend, recipe.model.quantization, device)
 
 

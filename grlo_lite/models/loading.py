@@ -39,6 +39,7 @@ def load_policy(recipe: Recipe, device: Any, backend: str) -> Any:
         recipe.prompts.max_tokens + recipe.rollout.max_tokens,
         recipe.seed,
         recipe.rollout.vllm_memory if engine(recipe, device, backend) == "fast_inference" else None,
+        recipe.model.eos_token,
     )
 
 

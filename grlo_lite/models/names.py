@@ -45,4 +45,10 @@ def _model_path(key: str, name: str, shipped: Path) -> str:
         raise BadInput(
             f"{key}={name!r}: there is no such directory; give one, a Hub id such as Qwen/Qwen3-4B-Base, or microcosm"
         )
+    gguf = sorted(file.name for file in Path(name).glob("*.gguf"))
+    if gguf and not list(Path(name).glob("*.safetensors")):
+        raise BadInput(
+            f"{key}={name!r} holds {gguf[0]} and no safetensors; load it in Transformers with gguf_file= (`pip install "
+            "gguf`) and save model and tokenizer as a folder by save_pretrained"
+        )
     return name

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from grlo_lite import prompts
 from grlo_lite.evaluation import end_of_run
 from grlo_lite.evaluation.end_of_run import measured_run
 from grlo_lite.generation import engines
@@ -110,6 +111,8 @@ def _optimize(
     stops.listen()
     try:
         with engines.rollouts(recipe, policy, engine):
+            if checkpoint is None:
+                _tell_how_answers_end(recipe, policy, train_rows)
             out_of_memory.train_halving(trainer, micro, batch, checkpoint, boundary, halvings, journal.adopt)
     finally:
         journal.close_bar()
@@ -120,6 +123,17 @@ def _optimize(
         **({"out_of_memory": halvings.made} if halvings.made else {}),
         **({"plan": against_plan(files.read_lines(run.metrics), expected)} if expected else {}),
     }
+
+
+def _tell_how_answers_end(recipe: Recipe, policy: Any, rows: list) -> None:
+    """Asks the policy some of the run's prompts before its first step, and says whether its answers end."""
+    from grlo_lite.models import endings
+
+    asked = prompts.ordered(rows, endings.PROMPTS, recipe.seed)
+    seen = endings.endings(policy, asked, recipe.rollout.max_tokens, recipe.rollout.temperature)
+    print(f"before the first step: {endings.found(seen, recipe)}", flush=True)
+    if mend := endings.mend(seen, recipe):
+        print(f"  → {mend}", flush=True)
 
 
 def _bytes_to_write(recipe: Recipe, checkpoint: int) -> int:
