@@ -1,4 +1,4 @@
-"""Checks the machine and a recipe's reward model: `python -m grlo_lite.doctor [RECIPE] [section.key=value …]`.
+"""Checks the machine and a recipe's models: `python -m grlo_lite.doctor [RECIPE] [section.key=value …]`.
 
 Each check passes, fails with what to do, or does not apply. A reward model that is silently wrong trains a policy
 without an error.
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check, checks_table
+from grlo_lite.checks.endings import endings_check
 from grlo_lite.checks.four_bits import fidelity_check, policy_conversations
 from grlo_lite.checks.machine import machine_checks
 from grlo_lite.checks.reward_model import (
@@ -23,6 +24,7 @@ from grlo_lite.checks.reward_model import (
 )
 from grlo_lite.cli import parsed_with_recipe, run_command, settle_libraries
 from grlo_lite.errors import BadInput
+from grlo_lite.evaluation.tasks import suites
 from grlo_lite.models import loading as models
 from grlo_lite.models.backends import place
 from grlo_lite.prompts import prepared
@@ -47,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def diagnosis(recipe: Recipe, after_policy: bool, prompt_count: int) -> list[Check]:
-    """The reward model's checks, by itself and beside the policy, and how far 4 bits move its scores."""
+    """The reward model's checks, by itself and beside the policy, how far 4 bits move its scores, and whether the
+    policy can end an answer.
+    """
     settle_libraries(offline=prepared.needs_no_hub(recipe))
     where = place(recipe)
     policy = models.load_policy(recipe, where) if after_policy else None
@@ -64,7 +68,9 @@ def diagnosis(recipe: Recipe, after_policy: bool, prompt_count: int) -> list[Che
     before = None if after_policy else pair_scores(scorer, pairs)
     policy = policy or models.load_policy(recipe, where)
     checks.append(unpatched_check(before, pair_scores(scorer, pairs)))
-    conversations = policy_conversations(recipe, policy, prompt_count)
+    rows = prepared.prompt_rows(recipe, None, suites.question_sets()).train
+    checks.append(endings_check(recipe, policy, rows))
+    conversations = policy_conversations(recipe, policy, rows, prompt_count)
     four_bit = scorer.score([c for group in conversations for c in group])
     del policy, scorer
     if recipe.reward.quantization == "none":

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from grlo_lite import prompts
 from grlo_lite.checks.check import FAIL, PASS, Check
-from grlo_lite.evaluation.tasks import suites
-from grlo_lite.prompts import prepared
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -43,16 +42,17 @@ def flipped_pairs(a_N: np.ndarray, b_N: np.ndarray, group_size: int) -> float:
     return flips / total if total else 0.0
 
 
-def policy_conversations(recipe: Recipe, policy: Any, count: int) -> list[list[list[dict[str, str]]]]:
+def policy_conversations(
+    recipe: Recipe, policy: Any, rows: list[prompts.Messages], count: int
+) -> list[list[prompts.Messages]]:
     """What the untrained policy answers to `count` of the recipe's prompts, four times each: what training will score
     first.
     """
-    from grlo_lite import prompts
     from grlo_lite.generation.answers import rows_at_once, sampled_answers
     from grlo_lite.generation.request import Sampling
     from grlo_lite.models import chat_template
 
-    rows = prompts.ordered(prepared.prompt_rows(recipe, None, suites.question_sets()).train, count, recipe.seed)
+    rows = prompts.ordered(rows, count, recipe.seed)
     texts = [chat_template.formatted(policy.tokenizer, row) for row in rows for _ in range(4)]
     policy.model.eval()
     at_once = rows_at_once(policy.model, recipe.rollout.batch)

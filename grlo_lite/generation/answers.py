@@ -44,6 +44,16 @@ def answers(
     return [_answer(tokenizer, row[:length], set(prompts.ends), sampling) for row, length in list(rows)[:-1]]
 
 
+def completion_ids(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) -> list[list[int]]:
+    """One answer's tokens a text, in order, as a rollout has them: its stop token is the last, where one ended it."""
+    prompts = prompts_of(model, tokenizer, texts)
+    said = Answers(prompts, sampling)
+    with twin(model) as made:
+        decode(made, prompts, said, len(texts))
+    rows = zip(said.said_BT.tolist(), said.length_B.tolist(), strict=True)
+    return [row[:length] for row, length in list(rows)[:-1]]
+
+
 def stopping_at(tokenizer: Any, stops: tuple[str, ...]) -> Watch:
     """Ends a row once its text holds one of the stops."""
     said: dict[int, list[int]] = {}

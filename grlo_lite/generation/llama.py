@@ -152,11 +152,18 @@ def is_one(config: Any) -> bool:
     return known and not sliding and rotation in FIXED_ROTATIONS
 
 
+def bare(layer: Any) -> Any:
+    """An embedding or output layer without PEFT's wrapper, whose trained rows stand in its own weight (`twin`)."""
+    adapter = getattr(layer, "token_adapter", None)
+    return layer if adapter is None else adapter.get_base_layer()
+
+
 def llama(model: Any, fold: bool, beside: str | None = None) -> Llama:
     """The decoder of a causal language model of this shape, PEFT's wrapper off; products as `Linears` has them."""
     config, core = model.config, model.model
+    embedding, head = bare(core.embed_tokens), bare(model.lm_head)
     dtype = float_of(core.layers[0].self_attn.q_proj)
-    frequencies, scale = _rotation(config, core.embed_tokens.weight.device)
+    frequencies, scale = _rotation(config, embedding.weight.device)
 
     def product(*layers: Any) -> Linears:
         return Linears(layers, dtype, fold, beside)
@@ -176,10 +183,10 @@ def llama(model: Any, fold: bool, beside: str | None = None) -> Llama:
         for layer in core.layers
     ]
     return Llama(
-        core.embed_tokens.weight.detach(),
+        embedding.weight.detach(),
         layers,
         core.norm.weight.detach().to(dtype),
-        product(model.lm_head),
+        product(head),
         frequencies,
         scale,
         config.num_attention_heads,

@@ -6,7 +6,7 @@ in it. The twin computes the same function for decoding alone, and `twin_check` 
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,16 +39,21 @@ def twin(model: Any, fold: bool | None = None, beside: str | None = None) -> Ite
     """
     base = base_of(model)
     folding = copy_finds_room(model) if fold is None else fold
-    with torch.no_grad():
-        made = (llama.llama if llama.is_one(base.config) else stock.Stock)(base, folding, beside)
-    held = [Twin(made, base.config, model.device, base.config.num_hidden_layers)]
-    del made
-    try:
-        yield held[0]
-    finally:
-        held.clear()
-        if model.device.type == "cuda":
-            torch.cuda.empty_cache()  # the copy is of other sizes than what comes next
+    with ExitStack() as rows:
+        for layer in token_layers(base):
+            if beside is not None:
+                raise BadInput("an adapter with rows of the embedding cannot answer beside its base in one batch")
+            rows.enter_context(trained_rows_in_place(layer))
+        with torch.no_grad():
+            made = (llama.llama if llama.is_one(base.config) else stock.Stock)(base, folding, beside)
+        held = [Twin(made, base.config, model.device, base.config.num_hidden_layers)]
+        del made
+        try:
+            yield held[0]
+        finally:
+            held.clear()
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # the copy is of other sizes than what comes next
 
 
 def base_of(model: Any) -> Any:
@@ -58,11 +63,36 @@ def base_of(model: Any) -> Any:
     """
     for config in getattr(model, "peft_config", {}).values():
         kind = getattr(config.peft_type, "value", config.peft_type)
-        elsewhere = getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None)
+        elsewhere = getattr(config, "modules_to_save", None)
         if kind not in PLAIN or elsewhere or getattr(config, "target_parameters", None):
             what = f"of the kind {kind}" if kind not in PLAIN else "outside the linear layers"
             raise BadInput(f"an adapter {what} cannot be decoded with; merge it into its base, or train plain LoRA")
     return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def token_layers(base: Any) -> list[Any]:
+    """The embedding and output layers of which an adapter trains rows (`lora.train_stop_tokens`)."""
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    return [module for module in base.modules() if isinstance(module, TrainableTokensLayer)]
+
+
+@contextmanager
+def trained_rows_in_place(layer: Any) -> Iterator[None]:
+    """Inside, an embedding or output layer has the trained rows in its own weight, where PEFT would copy the whole of
+    it at every token; without them where the adapter is disabled.
+    """
+    weight, before = layer.get_base_layer().weight.data, []
+    if not layer.disable_adapters:
+        for name in layer.active_adapters:
+            index = torch.tensor(layer.token_indices[name], device=weight.device)
+            before.append((index, weight[index]))
+            weight[index] = layer.trainable_tokens_delta[name].data.to(weight.dtype)
+    try:
+        yield
+    finally:
+        for index, saved in reversed(before):
+            weight[index] = saved
 
 
 def linear_layers(model: Any) -> list[Any]:

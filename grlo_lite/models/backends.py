@@ -28,6 +28,11 @@ def place(recipe: Recipe) -> Place:
 
     device = this_device()
     backend = chosen_backend(recipe.backend, device)
+    if recipe.lora.train_stop_tokens and backend == "unsloth":
+        raise BadInput(
+            "lora.train_stop_tokens=true with backend=unsloth: neither Unsloth's model nor its vLLM knows such rows; "
+            "choose backend=transformers"
+        )
     engine = chosen_engine(recipe.rollout.engine, backend, recipe.model.quantization, device)
     if backend == "unsloth":
         import_unsloth(engine == "fast_inference")

@@ -22,10 +22,12 @@ PLAIN_TEMPLATE = (
 )
 
 
-def load_tokenizer(path: str, revision: str) -> Any:
-    """The base model's own tokenizer, with PLAIN_TEMPLATE where it has no chat template.
+def load_tokenizer(path: str, revision: str, eos_token: str | None = None) -> Any:
+    """The base model's own tokenizer, with PLAIN_TEMPLATE where it has no chat template, and `eos_token` as its EOS
+    where one is named.
 
-    Raises BadInput where there is no tokenizer, or one with neither a chat template nor a token that ends a text.
+    Raises BadInput where there is no tokenizer, or one with neither a chat template nor a token that ends a text, or
+    whose vocabulary lacks `eos_token`.
     """
     from transformers import AutoTokenizer
 
@@ -33,6 +35,12 @@ def load_tokenizer(path: str, revision: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BadInput(f"model.name={path!r} has no tokenizer to load: {' '.join(str(error).split())[:300]}") from None
+    if eos_token is not None:
+        if eos_token not in tokenizer.get_vocab():
+            raise BadInput(
+                f"model.eos_token={eos_token!r} is no token of {path}; name one, such as {tokenizer.eos_token}"
+            )
+        tokenizer.eos_token = eos_token
     if tokenizer.chat_template is None:
         if tokenizer.eos_token is None:
             raise BadInput(

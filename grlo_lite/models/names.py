@@ -76,6 +76,12 @@ def _required(key: str, name: str, path_of: Callable[[str], str]) -> str:
             f"{key}={shortened(name)}: there is no such directory; give one, a Hub id such as Qwen/Qwen3-4B-Base, or "
             "microcosm"
         )
+    gguf = sorted(file.name for file in Path(path).glob("*.gguf")) if is_here(path) else []
+    if gguf and not list(Path(path).glob("*.safetensors")):
+        raise BadInput(
+            f"{key}={shortened(name)} holds {gguf[0]} and no safetensors; load it in Transformers with gguf_file= "
+            "(`pip install gguf`) and save model and tokenizer as a folder by save_pretrained"
+        )
     return path
 
 

@@ -27,17 +27,23 @@ def load(base: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm
 
     `max_tokens` is the longest prompt plus completion. Generation stops at the chat template's end of turn as well as
     at EOS. With `vllm_memory`, a fraction of the GPU, Unsloth's model generates through vLLM. Raises BadInput where the
-    model cannot be loaded or is not a causal language model.
+    model cannot be loaded or is not a causal language model, and where `lora.train_stop_tokens` finds none.
     """
     path = base_path(base.name)
-    tokenizer = load_tokenizer(path, base.revision)
+    tokenizer = load_tokenizer(path, base.revision, base.eos_token)
     require_causal_lm(path, base.revision)
+    stop_ids = stop_token_ids(tokenizer)
+    if lora.train_stop_tokens and not stop_ids:
+        raise BadInput(
+            f"lora.train_stop_tokens=true, but no token is known that ends an answer of {path}: its template ends a "
+            "turn by no token of its own and its tokenizer has no EOS; name one as model.eos_token"
+        )
     if place.backend == "unsloth":
         require_pad_that_ends_nothing(path, tokenizer)
         model = load_with_unsloth(base, lora, place, max_tokens, seed, vllm_memory)
     else:
-        model = load_with_transformers(base, lora, place, seed)
-    model.generation_config.eos_token_id = stop_token_ids(tokenizer)
+        model = load_with_transformers(base, lora, place, seed, stop_ids)
+    model.generation_config.eos_token_id = stop_ids
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
     settle_threads(model)
@@ -92,7 +98,22 @@ def require_causal_lm(path: str, revision: str) -> None:
         )
 
 
-def load_with_transformers(model: Model, lora: Lora, place: Place, seed: int) -> Any:
+def token_rows(base: Any, ids: list[int]) -> dict[str, list[int]]:
+    """These tokens' rows of the embedding and, where it has weights of its own, of the output layer, by layer.
+
+    Where the two are tied, PEFT trains the one row for both. Raises BadInput for an output layer with a bias, which
+    PEFT would leave out of its products.
+    """
+    wanted = [base.get_input_embeddings()]
+    head = base.get_output_embeddings()
+    if head.weight is not wanted[0].weight:
+        wanted.append(head)
+        if head.bias is not None:
+            raise BadInput("lora.train_stop_tokens=true: the output layer of this base model has a bias; leave it out")
+    return {name: ids for name, module in base.named_modules() for layer in wanted if module is layer}
+
+
+def load_with_transformers(model: Model, lora: Lora, place: Place, seed: int, stop_ids: list[int]) -> Any:
     """The base model under a fresh adapter, by Transformers, PEFT and bitsandbytes."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
@@ -105,7 +126,13 @@ def load_with_transformers(model: Model, lora: Lora, place: Place, seed: int) ->
     )
     # Not PEFT's prepare_model_for_kbit_training: it makes the embeddings, the residual stream and the KV cache fp32
     base.requires_grad_(False)
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=target_modules(lora), task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=target_modules(lora),
+        trainable_token_indices=token_rows(base, stop_ids) if lora.train_stop_tokens else None,
+        task_type="CAUSAL_LM",
+    )
     set_seed(seed)
     try:
         return get_peft_model(base, config)

@@ -242,7 +242,11 @@ def adapted_model(recipe: Recipe, shape: Shape, device: "torch.device", folder: 
     made.save_pretrained(where)
     del made
     adapted = policies.load_with_transformers(
-        recipe.model.model_copy(update={"name": str(where)}), recipe.lora, Place(device, cpu_dtype=recipe.cpu_dtype), 0
+        recipe.model.model_copy(update={"name": str(where)}),
+        recipe.lora,
+        Place(device, cpu_dtype=recipe.cpu_dtype),
+        0,
+        [],
     )
     policies.trainable_in_fp32(adapted)
     return adapted

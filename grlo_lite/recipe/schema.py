@@ -44,14 +44,22 @@ class Model(Section):
     name: str
     revision: str = "main"
     quantization: Quantization = "nf4"
+    eos_token: str | None = (
+        None  # ends an answer in place of the tokenizer's own EOS, beside the template's end of turn
+    )
 
 
 class Lora(Section):
-    """The adapter: its rank, its scale (`alpha / rank`) and the linear layers it is put on."""
+    """The adapter: its rank, its scale (`alpha / rank`) and the linear layers it is put on.
+
+    train_stop_tokens: also train the stop tokens' own rows of the embedding and the output layer, for a base model
+    that has never seen them. They go with the adapter; vLLM and Unsloth take no such adapter.
+    """
 
     rank: Positive = 32
     alpha: Positive = 64
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    train_stop_tokens: bool = False
 
 
 class DataSet(Section):

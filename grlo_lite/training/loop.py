@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grlo_lite import prompts
 from grlo_lite.generation import engines
 from grlo_lite.machine import processes
-from grlo_lite.models import chat_template, names, trained_adapter
+from grlo_lite.models import chat_template, endings, names, trained_adapter
 from grlo_lite.models import loading as models
 from grlo_lite.models.backends import Place
 from grlo_lite.models.policy import Policy
@@ -88,6 +89,8 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     stops.listen()
     try:
         with engines.rollouts(recipe, parts.policy.model, parts.place.engine, halvings):
+            if checkpoint is None:
+                _tell_how_answers_end(recipe, parts.policy, rows.train)
             out_of_memory.train_halving(trainer, recipe, micro, checkpoint, boundary, recorder)
     finally:
         recorder.close_bar()
@@ -98,6 +101,15 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
         **({"out_of_memory": halvings.made} if halvings.made else {}),
         **({"plan": against_plan(files.read_lines(run.metrics), expected)} if expected else {}),
     }
+
+
+def _tell_how_answers_end(recipe: Recipe, policy: Policy, rows: list) -> None:
+    """Asks the policy some of the run's prompts before its first step, and says whether its answers end."""
+    asked = prompts.ordered(rows, endings.PROMPTS, recipe.seed)
+    seen = endings.endings(policy, asked, recipe.rollout.max_tokens, recipe.rollout.temperature)
+    print(f"before the first step: {endings.found(seen, recipe)}", flush=True)
+    if mend := endings.mend(seen, recipe):
+        print(f"  → {mend}", flush=True)
 
 
 def save(recipe: Recipe, run: RunDir, parts: Loaded, ended: dict[str, Any], evaluation: dict[str, Any]) -> None:

@@ -93,14 +93,14 @@ def test_a_base_arm_is_not_folded_into(model, batch):
 
 def out_of_memory_with(monkeypatch, refuses):
     """Decoding runs out of memory at its third token where `refuses(slots)`."""
-    step = decoding.Slots._step
+    step = decoding.Slots._fed
 
     def limited(slots, tokens_S):
         if int(slots.count_S.max()) >= 2 and refuses(slots):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return step(slots, tokens_S)
 
-    monkeypatch.setattr(decoding.Slots, "_step", limited)
+    monkeypatch.setattr(decoding.Slots, "_fed", limited)
 
 
 def test_out_of_memory_gives_up_the_copy_first_then_halves_the_rows_that_are_decoded_together(
