@@ -57,14 +57,14 @@ def both(adapters):
 def forwards(monkeypatch):
     """When each forward of a token began; each takes 20 ms more, so that a test can act in the middle."""
     began = []
-    step = decoding.Slots._step
+    step = decoding.Slots._fed
 
     def waiting(slots, tokens_S):
         began.append(time.monotonic())
         time.sleep(0.02)
         return step(slots, tokens_S)
 
-    monkeypatch.setattr(decoding.Slots, "_step", waiting)
+    monkeypatch.setattr(decoding.Slots, "_fed", waiting)
     return began
 
 

@@ -128,14 +128,14 @@ def out_of_memory():
 
 
 def rollout_of_more_than_8(monkeypatch):
-    step = Slots._step
+    step = Slots._fed
 
     def limited(self, tokens_S):
         if len(tokens_S) > 8:
             raise out_of_memory()
         return step(self, tokens_S)
 
-    monkeypatch.setattr(Slots, "_step", limited)
+    monkeypatch.setattr(Slots, "_fed", limited)
 
 
 def reward_of_more_than_512_tokens(monkeypatch):

@@ -85,7 +85,7 @@ def test_greedy_answers_of_4_bit_models_are_those_of_transformers(kind, tmp_path
 UNSLOTH = """
 import json, sys
 sys.path.insert(0, {root!r})
-from grlo_lite.models.backends import import_unsloth
+from grlo_lite.models.backends import Place, import_unsloth
 import_unsloth()
 import torch
 from transformers import AutoTokenizer
@@ -101,7 +101,7 @@ for kind in ("llama", "qwen2", "qwen3"):
     for how in ("nf4", "none"):
         lora = Lora(rank=4, alpha=4)
         named = Model(name={folder!r} + kind, quantization=how)
-        model = load_with_unsloth(named, lora, torch.device("cpu"), 64, 0, None)
+        model = load_with_unsloth(named, lora, Place(torch.device("cpu")), 64, 0, None)
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -206,7 +206,7 @@ def given_to_unsloth(monkeypatch, path, revision, vllm_memory, raises=None):
             return base
 
     monkeypatch.setitem(sys.modules, "unsloth", SimpleNamespace(FastLanguageModel=FastLanguageModel))
-    made = unsloth.load_with_unsloth(Model(name=path, revision=revision), Lora(), CPU, 64, 0, vllm_memory)
+    made = unsloth.load_with_unsloth(Model(name=path, revision=revision), Lora(), Place(CPU), 64, 0, vllm_memory)
     assert made.peft_config["default"].base_model_name_or_path == path
     return given
 
