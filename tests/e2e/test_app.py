@@ -134,7 +134,7 @@ def screenshot(shown, name):
 def test_ask_stop_regenerate_and_clear(demo, chromium, size):
     with visit(chromium, demo[0], size) as shown:
         assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        ask(shown, "compare", "Why do people like the oven?")
+        ask(shown, "compare", "Compare the train and the candle.")
         lengths = {arm: set() for arm in ARMS}
 
         def growing():
@@ -156,7 +156,7 @@ def test_ask_stop_regenerate_and_clear(demo, chromium, size):
         assert text_of(shown, "compare-base") != answers["base"]  # the next seed's
         assert shown.locator("#compare-base .message-row.user-row").count() == 1
 
-        ask(shown, "compare", "Compare the pencil and the mirror.")
+        ask(shown, "compare", "Which is better for me, the spoon or the pencil?")
         wait_until(shown, lambda: len(text_of(shown, "compare-base")) > 20)
         shown.click("#compare-stop")
         ended(shown, "compare")
@@ -167,7 +167,7 @@ def test_ask_stop_regenerate_and_clear(demo, chromium, size):
         shown.click("#compare-clear")
         wait_until(shown, lambda: shown.locator(".message-row").count() == 0)
 
-        ask(shown, "compare", "Compare the pencil and the mirror.")
+        ask(shown, "compare", "Which is better for me, the spoon or the pencil?")
         wait_until(shown, lambda: len(text_of(shown, "compare-base")) > 20)
         shown.click("#compare-clear")  # in the middle of the answer
         ended(shown, "compare")
@@ -183,7 +183,7 @@ def test_a_blind_vote_its_reveal_and_the_results_after_a_reload(demo, chromium, 
     with visit(chromium, url, size) as shown:
         open_tab(shown, "Blind")
         assert not shown.is_enabled("#vote-A")
-        ask(shown, "blind", "Compare the pencil and the mirror.")
+        ask(shown, "blind", "Which is better for me, the spoon or the pencil?")
         wait_until(shown, lambda: shown.locator("#blind-a .message-row.bot-row").count() == 1)
         shown.click("#blind-new")  # in the middle of the answer
         ended(shown, "blind")
@@ -350,7 +350,10 @@ def test_it_ends_at_once_with_pages_that_wait(tmp_path):
     while not (ready := re.search(r"ready at (http://\S+)", log.read_text())):
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
-    jobs = [Client(ready[1], verbose=False).submit("Compare the pencil.", api_name="/compare") for _ in range(3)]
+    jobs = [
+        Client(ready[1], verbose=False).submit("Which is better for me, the spoon or the pencil?", api_name="/compare")
+        for _ in range(3)
+    ]
     time.sleep(0.5)
     app.send_signal(signal.SIGINT)
     began = time.monotonic()
@@ -451,7 +454,7 @@ def test_of_a_hundred_requests_from_eight_clients_each_answer_is_its_own_arms(de
 
 def test_the_endpoint_streams_and_says_what_it_refuses(demo):
     client = Client(demo[0], verbose=False)
-    job = client.submit("Compare the pencil and the mirror.", max_tokens=200, api_name="/compare")
+    job = client.submit("Which is better for me, the spoon or the pencil?", max_tokens=200, api_name="/compare")
     states = list(job)
     assert len(states) >= 3
     assert len(states[0]["base"]["text"]) < len(states[-1]["base"]["text"])
@@ -470,7 +473,7 @@ def test_the_endpoint_streams_and_says_what_it_refuses(demo):
 
 def test_who_waits_sees_for_how_many_and_a_closed_tab_frees_the_model(demo, chromium):
     with visit(chromium, demo[0]) as shown, visit(chromium, demo[0]) as waiting:
-        ask(shown, "compare", "Compare the pencil and the mirror.")
+        ask(shown, "compare", "Which is better for me, the spoon or the pencil?")
         wait_until(shown, lambda: text_of(shown, "compare-base"))
         ask(waiting, "compare", "Tell me about the knife.")
         wait_until(waiting, lambda: waiting.inner_text("#compare-status") == "1 before you")

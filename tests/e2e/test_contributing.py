@@ -97,7 +97,7 @@ def test_an_evaluation_task(copy):
     (copy / "questions" / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copytree(ROOT / "grlo_lite" / "microcosm" / "assets" / "demo", copy / "demo")
     printed = run(copy, "-m", "grlo_lite.evaluate", "demo", "--suite", "knowledge", "--data-dir", "questions")
-    assert "geography  capitals" in printed
+    assert re.search(r"^geography +capitals +2 ", printed, re.MULTILINE)
     [task] = json.loads((copy / "demo" / "evaluation.json").read_text())["tasks"]
     assert (task["task"], task["n"]) == ("capitals", 2)
 

@@ -87,8 +87,11 @@ def test_the_run_directory_is_as_documented(trained):
 def test_the_first_line_says_which_recipe_and_the_last_ones_what_came_out(trained):
     path, printed = trained.path, trained.printed
     assert printed.startswith("recipe microcosm: none was named")
-    for row in ("chat (reward)", *(f"{domain} (accuracy)" for domain in world.VERIFIABLE), "average accuracy"):
-        assert re.search(rf"^{re.escape(row)} .*\[[+-]\d\.\d+, [+-]\d\.\d+\]$", printed, re.MULTILINE), row
+    tasks = [rf"{domain} +microcosm-{domain}" for domain in world.VERIFIABLE]
+    for row in (r"chat +heldout-chat \(reward\)", *tasks, "average of tasks"):
+        interval = r"\[[+-]\d\.\d+, [+-]\d\.\d+\]"
+        end = "$" if row.startswith("average") else r" +(yes|no) \(p \S+\) +\d\.\d{3}$"
+        assert re.search(rf"^{row} .* {interval}{end}", printed, re.MULTILINE), row
     assert "python -m grlo_lite.train seed=1" in printed
     assert str(path / "adapter") in printed
 

@@ -3,6 +3,7 @@
 Knows of no page and no network: `app` shows it, and a script may use it as it is.
 """
 
+import hashlib
 import queue
 import threading
 import time
@@ -197,7 +198,9 @@ class Comparison:
                 f"model's {self.context:,}; clear it, or ask for a shorter answer"
             )
         rows = Rows(tokenizer, prompts.ends, settings.max_tokens, request)
-        with seeded(self.model, settings.seed):
+        # the question belongs to the draw: one seed would otherwise begin every answer with the same random number
+        drawn_by = hashlib.sha256(f"{settings.seed} {request.question}".encode()).digest()[:4]
+        with seeded(self.model, int.from_bytes(drawn_by, "big")):
             answers = Answers(prompts, Sampling(settings.max_tokens, settings.temperature, settings.top_p))
             rows.begin()
             decode(self._decoder(request.adapter), prompts, answers, len(texts), rows.watch)

@@ -16,7 +16,6 @@ from grlo_lite.machine import cuda, device
 from grlo_lite.models.backends import Place
 from grlo_lite.monitoring.halvings import Halvings
 from grlo_lite.rundir import layout
-from grlo_lite.training import out_of_memory
 
 
 @pytest.fixture
@@ -183,6 +182,6 @@ def test_a_rollout_for_which_cublas_finds_no_room_is_made_in_parts(tmp_path):
 
     model = SimpleNamespace(generate=generate)
     halvings = Halvings(layout.create(tmp_path / "r", "microcosm", ""))
-    out_of_memory.generate_in_parts(model, 0, halvings)
-    assert model.generate(input_ids=torch.arange(8)[:, None]).tolist() == [[n] for n in range(8)]
+    in_parts = engines.in_parts(model.generate, 0, halvings)
+    assert in_parts(input_ids=torch.arange(8)[:, None]).tolist() == [[n] for n in range(8)]
     assert halvings.smallest("rollout") == 2

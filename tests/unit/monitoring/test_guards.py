@@ -100,8 +100,7 @@ def batch(raw, truncated=False, texts="abcd", mode="ordered", clip=None):
     made = RewardFunction([("main", 1.0, judge)], [2], section, group_size=2, seed=0)
     ends = [7 if cut else 2 for cut in np.broadcast_to(truncated, 4)]
     said = [[{"role": "assistant", "content": text}] for text in texts]
-    made([[{"role": "user", "content": "?"}]] * 4, said, [[5, e] for e in ends], SimpleNamespace(global_step=3))
-    return made.last, section
+    return made.scored([[{"role": "user", "content": "?"}]] * 4, said, [[5, e] for e in ends], step=3), section
 
 
 @pytest.mark.parametrize(
