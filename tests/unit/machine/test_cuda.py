@@ -12,6 +12,7 @@ from grlo_lite import cli, train
 from grlo_lite.checks import machine as checks
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS
 from grlo_lite.errors import BadInput
+from grlo_lite.generation import engines
 from grlo_lite.machine import cuda, device
 from grlo_lite.models.backends import Place
 from grlo_lite.monitoring.halvings import Halvings
