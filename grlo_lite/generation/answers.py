@@ -11,6 +11,7 @@ from grlo_lite.generation.engine_table import CPU_ROWS
 from grlo_lite.generation.request import Answer, Sampling
 from grlo_lite.generation.sampling import seeded
 from grlo_lite.generation.twin import Twin, base_of, copy_bytes, copy_finds_room, twin
+from grlo_lite.machine.device import is_out_of_memory
 
 
 def prompts_of(model: Any, tokenizer: Any, texts: list[str], share: list[float] | None = None) -> Prompts:
@@ -45,11 +46,22 @@ def answers(
 
 
 def completion_ids(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) -> list[list[int]]:
-    """One answer's tokens a text, in order, as a rollout has them: its stop token is the last, where one ended it."""
+    """One answer's tokens a text, in order, as a rollout has them: its stop token is the last, where one ended it.
+
+    Where memory runs out, half as many are decoded together, and what has ended is kept.
+    """
     prompts = prompts_of(model, tokenizer, texts)
     said = Answers(prompts, sampling)
-    with twin(model) as made:
-        decode(made, prompts, said, len(texts))
+    at_once = len(texts)
+    while True:
+        try:
+            with twin(model) as made:
+                decode(made, prompts, said, at_once)
+            break
+        except RuntimeError as error:
+            if at_once == 1 or not is_out_of_memory(error):
+                raise
+        at_once //= 2
     rows = zip(said.said_BT.tolist(), said.length_B.tolist(), strict=True)
     return [row[:length] for row, length in list(rows)[:-1]]
 

@@ -43,6 +43,10 @@ def twin(model: Any, fold: bool | None = None, beside: str | None = None) -> Ite
         for layer in token_layers(base):
             if beside is not None:
                 raise BadInput("an adapter with rows of the embedding cannot answer beside its base in one batch")
+            if not llama.is_one(base.config):
+                raise BadInput(
+                    f"lora.train_stop_tokens=true: the kit cannot decode a {base.config.model_type} with it yet"
+                )
             rows.enter_context(trained_rows_in_place(layer))
         with torch.no_grad():
             made = (llama.llama if llama.is_one(base.config) else stock.Stock)(base, folding, beside)
