@@ -5,6 +5,7 @@ Reads top to bottom: which recipe, which run directory, prompts, models, TRL's l
 
 import argparse
 import io
+import json
 import signal
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ from grlo_lite.cli import INTERRUPTED, parsed_with_recipe, run_command, settle_c
 from grlo_lite.errors import DoesNotFit
 from grlo_lite.evaluation.tasks import suites
 from grlo_lite.machine import cuda, processes
+from grlo_lite.models import first_stage
 from grlo_lite.models.backends import Place, place
 from grlo_lite.planning import this_machine
 from grlo_lite.prompts.prepared import PromptRows, needs_no_hub, prompt_rows
 from grlo_lite.recipe.schema import Recipe
+from grlo_lite.rewards.sources import require_rewards, require_usable
 from grlo_lite.rundir import layout
 from grlo_lite.rundir.layout import RunDir
 from grlo_lite.training.choosing import recipe_to_run, run_to_resume
@@ -39,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     settle_libraries(offline=needs_no_hub(recipe))
     if arguments.dry_run:
         return dry_run(recipe, name, arguments.write_prompts)
+    recipe = first_stage.required(recipe)
+    require_usable(recipe.reward, arguments.allow_code_execution)
 
     # 2. The machine; Unsloth is imported here, before all that it patches
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, until there is a step to finish
@@ -53,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # 3. The prompts, and the run directory
     rows = prompt_rows(recipe, arguments.write_prompts, suites.question_sets())
+    require_rewards(recipe.reward, [*rows.train, *rows.heldout])
     is_new = run is None
     run = run or layout.begun(arguments.run_dir, name, recipe, rows.contamination)
     print(f"run directory {run.path}", flush=True)
@@ -109,7 +115,19 @@ def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, str | None, lis
     parser.add_argument(
         "--write-prompts", type=Path, metavar="FILE", help="save the prompts that cleaning leaves, as JSON lines"
     )
-    return parsed_with_recipe(parser, argv)
+    parser.add_argument(
+        "--from",
+        dest="first_stage",
+        metavar="RUN",
+        help="go on from a run's adapter, with a fresh optimizer, as model.adapter=RUN",
+    )
+    parser.add_argument(
+        "--allow-code-execution", action="store_true", help="run the model's code for a reward, in the sandbox"
+    )
+    arguments, named, overrides = parsed_with_recipe(parser, argv)
+    if arguments.first_stage:
+        overrides = [*overrides, f"model.adapter={json.dumps(arguments.first_stage)}"]
+    return arguments, named, overrides
 
 
 if __name__ == "__main__":

@@ -117,16 +117,19 @@ def _newest_run() -> Path | None:
 
 
 def _judge_loader(subject: Subject) -> Callable[[], Any] | None:
-    """What loads the reward model that the run was trained with; None where no run says which."""
+    """What loads the reward model that the run was trained with; None where no run says which, or it had none."""
+    from grlo_lite.recipe import loading as recipes
+
     if subject.trained_by is None:
+        return None
+    recipe = recipes.load(str(subject.run.recipe), [])
+    if not recipe.reward.judges:
         return None
 
     def load() -> Any:
         from grlo_lite.machine import device
         from grlo_lite.models import loading as models
-        from grlo_lite.recipe import loading as recipes
 
-        recipe = recipes.load(str(subject.run.recipe), [])
         return models.load_judge(recipe, recipe.reward.judges[0], device.this_device())
 
     return load

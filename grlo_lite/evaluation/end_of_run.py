@@ -16,6 +16,7 @@ from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
 from grlo_lite.generation.answers import rows_at_once, sampled_answers
 from grlo_lite.generation.request import Answer
 from grlo_lite.models import chat_template
+from grlo_lite.prompts.row_formats import with_messages
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir.layout import RunDir
 
@@ -85,18 +86,17 @@ def closing_lines(evaluation: dict[str, Any], run: RunDir) -> str:
 
 
 def _heldout(recipe: Recipe, policy: Any, rewards: Any, rows: list) -> Outcome:
-    """The reward models' raw score of both arms' answers to the held-out prompts, as a task of its own."""
-    task = Task(
-        "heldout-chat", "chat", 1, recipe.rollout.max_tokens, lambda _: [], None, metric="reward", temperature=1
-    )
+    """The raw score of both arms' answers to the held-out prompts, as a task of its own."""
+    name, domain = ("heldout-chat", "chat") if recipe.reward.judges else ("heldout-prompts", "held-out prompts")
+    task = Task(name, domain, 1, recipe.rollout.max_tokens, lambda _: [], None, metric="reward", temperature=1)
     said = _both_arms(policy, [chat_template.formatted(policy.tokenizer, row) for row in rows], task, recipe)
     verdicts = {}
     for arm, answers in said.items():
         conversations = [
-            [*row, {"role": "assistant", "content": samples[0].text}]
+            with_messages(row, [*row, {"role": "assistant", "content": samples[0].text}])
             for row, samples in zip(rows, answers, strict=True)
         ]
-        verdicts[arm] = [[Verdict(score, "", "the reward model's score")] for score in rewards.score(conversations)]
+        verdicts[arm] = [[Verdict(score, "", "the reward's raw score")] for score in rewards.score(conversations)]
     questions = [Question(str(i), row[-1]["content"], "", "") for i, row in enumerate(rows)]
     return Outcome(task, questions, questions_sha256(questions), said, verdicts)
 

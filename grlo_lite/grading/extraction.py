@@ -126,6 +126,16 @@ def stated_letter(text: str, letters: str) -> tuple[str, str]:
     return "", "nothing found"
 
 
+def stated_text(text: str) -> str:
+    r"""What an answer of any kind states: within `<answer>` and `</answer>`, in the last box, behind "the answer is",
+    else all of it.
+    """
+    tagged = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    stated = [match.group(1) for match in STATED.finditer(text)]
+    found = tagged[-1] if tagged else last_boxed(text) or (stated[-1].rstrip(".") if stated else text)
+    return found.strip()
+
+
 def code_block(text: str, wanted: str) -> tuple[str, str]:
     """The Python of an answer and how it was given: the last fenced block that defines `wanted`, else the last block,
     else the text as it stands.

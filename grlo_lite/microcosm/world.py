@@ -212,16 +212,28 @@ def stated_answer(text: str) -> str:
 
 def is_right(question: Exercise, text: str) -> bool:
     """Whether the first stated value is the right one. What follows it (a full stop, or rambling) does not matter."""
-    stated = stated_answer(text).split()
-    right = question.answer.split()
-    return stated[: len(right)] == right and len(stated) == len(right)
+    return states(text, question.answer)
+
+
+def states(text: str, answer: str) -> bool:
+    """Whether the value that a text states first is this one."""
+    return stated_answer(text).split() == answer.split()
 
 
 def exam(domain: str, count: int, seed: int) -> list[Exercise]:
     """`count` different held-out questions of a verifiable domain, the same for the same seed."""
-    rng, seen, questions = random.Random(f"exam {domain} {seed}"), set(), []
+    return _different(domain, count, random.Random(f"exam {domain} {seed}"), held_out=True)
+
+
+def exercises(domain: str, count: int) -> list[Exercise]:
+    """`count` different questions of a verifiable domain that no exam asks, always the same."""
+    return _different(domain, count, random.Random(f"exercises {domain}"), held_out=False)
+
+
+def _different(domain: str, count: int, rng: random.Random, held_out: bool) -> list[Exercise]:
+    seen, questions = set(), []
     while len(questions) < count:
-        question = draw_question(domain, rng, held_out=True)
+        question = draw_question(domain, rng, held_out)
         if question.text not in seen:
             seen.add(question.text)
             questions.append(question)

@@ -7,12 +7,18 @@ from grlo_lite.recipe.schema import Heldout, Judge, Recipe
 
 
 def load_policy(recipe: Recipe, place: Place) -> Any:
-    """The recipe's base model with a fresh adapter. Raises BadInput where it cannot be loaded."""
+    """The recipe's base model with a fresh adapter, or with the first stage's. Raises BadInput where it cannot be
+    loaded.
+    """
+    from grlo_lite.models import first_stage
     from grlo_lite.models import policy as policies
 
     longest = recipe.prompts.max_tokens + recipe.rollout.max_tokens
     vllm_memory = recipe.rollout.vllm_memory if place.engine == "fast_inference" else None
-    return policies.load(recipe.model, recipe.lora, place, longest, recipe.seed, vllm_memory)
+    policy = policies.load(recipe.model, recipe.lora, place, longest, recipe.seed, vllm_memory)
+    if (first := first_stage.found(recipe)) is not None:
+        first_stage.put_on(policy, first)
+    return policy
 
 
 def load_policy_and_judges(recipe: Recipe, place: Place) -> tuple[Any, list[tuple[str, float, Any]]]:

@@ -2,7 +2,9 @@
 
 import hashlib
 import os.path
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,15 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, model_card: str) -> N
 
 
 @dataclass(frozen=True)
+class Stage:
+    """An adapter that a later one went on from, as an arm of an evaluation."""
+
+    arm: str  # stage_1, stage_2, …
+    adapter: Path
+    adapter_sha256: str
+
+
+@dataclass(frozen=True)
 class Subject:
     """An adapter, the base model it belongs on, and the directory that results about it go to."""
 
@@ -68,9 +79,10 @@ class Subject:
     base: str
     revision: str
     quantization: str
-    trained_by: str | None  # the reward model, where a recipe says
+    trained_by: str | None  # the reward model, or what else earned the reward, where a recipe says
     template_sha256: str | None
     cpu_dtype: str = "fp32"
+    stages: tuple[Stage, ...] = ()  # that it went on from, the first one first
 
 
 def find(path: Path, base: str | None) -> Subject:
@@ -91,16 +103,64 @@ def find(path: Path, base: str | None) -> Subject:
             raise BadInput(f"{run.environment} says no template_sha256; restore it from a copy of the run")
         model = recipe.model
         name = _required_base(run.recipe, base or model.name)
-        trained_by, template = recipe.reward.name, environment["template_sha256"]
+        trained_by, template = recipe.reward.name or recipe.reward.said, environment["template_sha256"]
         return Subject(
-            run, run.adapter, name, model.revision, model.quantization, trained_by, template, recipe.cpu_dtype
-        )
+            run, run.adapter, name, model.revision, model.quantization, trained_by, template, recipe.cpu_dtype,
+            _stages(environment.get("lineage", [])),
+        )  # fmt: skip
     if not (path / "adapter_config.json").is_file():
         raise _no_subject(path)
     _require_weights(path)
     config = files.read_json(path / "adapter_config.json")
     name = _required_base(path / "adapter_config.json", base or config.get("base_model_name_or_path"))
     return Subject(RunDir(path), path, name, config.get("revision") or "main", "nf4", None, None)
+
+
+def _stages(lineage: list[dict[str, Any]]) -> tuple[Stage, ...]:
+    rows = enumerate(lineage, 1)
+    return tuple(Stage(f"stage_{n}", Path(row["adapter"]), row["adapter_sha256"]) for n, row in rows)
+
+
+def stages_here(subject: Subject) -> tuple[Subject, list[str]]:
+    """The subject with those of its stages whose adapters are still as they were, and what is said of the others."""
+    said = {}
+    for stage in subject.stages:
+        file = stage.adapter / "adapter_model.safetensors"
+        if not file.is_file():
+            said[stage] = f"{stage.arm}: its adapter {stage.adapter} is not here any more"
+        elif files.file_sha256(file) != stage.adapter_sha256:
+            said[stage] = f"{stage.arm}: the adapter {stage.adapter} is no longer the one that was gone on from"
+    return replace(subject, stages=tuple(s for s in subject.stages if s not in said)), list(said.values())
+
+
+@contextmanager
+def stages_loaded(model: Any, stages: tuple[Stage, ...]) -> Iterator[None]:
+    """Inside, the stages' adapters lie beside the model's own under the names of their arms, none of them in effect."""
+    for stage in stages:
+        model.load_adapter(str(stage.adapter), stage.arm, is_trainable=False)
+    model.set_adapter("default")
+    try:
+        yield
+    finally:
+        for stage in stages:
+            model.delete_adapter(stage.arm)
+        model.set_adapter("default")
+
+
+@contextmanager
+def in_effect(model: Any, arm: str) -> Iterator[None]:
+    """Inside, the model answers as an arm: `tuned` with its own adapter, `stage_N` with that, others with none."""
+    if arm == "tuned":
+        yield
+    elif arm.startswith("stage_"):
+        model.set_adapter(arm)
+        try:
+            yield
+        finally:
+            model.set_adapter("default")
+    else:
+        with model.disable_adapter():
+            yield
 
 
 def _no_subject(path: Path) -> BadInput:

@@ -53,14 +53,17 @@ class Watch(TrainerCallback):
             message = f"no answer earned more than another to the same prompt, so this step teaches nothing: {why}"
             self._speak("no_signal", message, "warn", samples, control)
         for name, (too_high, meaning) in WATCHED.items():
-            guard, value = getattr(self.guards, name), window_mean(self.lines, name, self.guards.window)
-            if guard.limit is None or value is None or name in self.spoken:
-                continue
-            if value > guard.limit if too_high else value < guard.limit:
-                message = (
-                    f"{name} has been {value:.2f} over {self.guards.window} steps (limit {guard.limit:g}): {meaning}"
-                )
-                self._speak(name, message, guard.action, samples, control)
+            guard = getattr(self.guards, name)
+            for metric in [key for key in line if key == name or key.startswith(f"{name}/")]:
+                value = window_mean(self.lines, metric, self.guards.window)
+                if guard.limit is None or value is None or metric in self.spoken:
+                    continue
+                if value > guard.limit if too_high else value < guard.limit:
+                    message = (
+                        f"{metric} has been {value:.2f} over {self.guards.window} steps (limit {guard.limit:g}): "
+                        f"{meaning}"
+                    )  # a part that is hacked, or has nothing left to teach, is told; the whole may stop the run
+                    self._speak(metric, message, guard.action if metric == name else "warn", samples, control)
         self._watch_overoptimization(model, samples, control)
 
     def _watch_overoptimization(self, model: Any, samples: list[dict[str, Any]], control: Any) -> None:

@@ -29,10 +29,22 @@ def batch_metrics(batch: ScoredBatch) -> dict[str, float | None]:
         "equal_groups_fraction": float(np.mean(equal_groups(batch))),
         "reward_cut_fraction": batch.cut / len(batch.raw_B),
         **{f"reward_{part}_mean": float(added_B.mean()) for part, added_B in batch.parts.items()},
-        **(
-            {f"score_mean/{name}": float(s.mean()) for name, s in batch.judged.items()} if len(batch.judged) > 1 else {}
-        ),
+        **(parts_metrics(batch) if len(batch.judged) > 1 else {}),
     }
+
+
+def parts_metrics(batch: ScoredBatch) -> dict[str, float | None]:
+    """Each source's part of the score by itself, where it applies: its mean, and what the guards watch."""
+    found: dict[str, float | None] = {}
+    for name, given_B in batch.judged.items():
+        applies_B = ~np.isnan(given_B)
+        if not applies_B.any():
+            continue
+        found[f"score_mean/{name}"] = float(given_B[applies_B].mean())
+        found[f"reward_length_correlation/{name}"] = correlation(given_B[applies_B], batch.tokens_B[applies_B])
+        equal = [len(set(given_G)) <= 1 for given_G in groups(batch, given_B) if not np.isnan(given_G).any()]
+        found[f"equal_groups_fraction/{name}"] = float(np.mean(equal)) if equal else None
+    return found
 
 
 def equal_groups(batch: ScoredBatch) -> list[bool]:
@@ -60,7 +72,12 @@ def why_no_signal(batch: ScoredBatch, reward: Reward) -> str | None:
         return "the answers to each prompt are the same, word for word; raise rollout.temperature"
     if any(np.ptp(raw_G) > 0 for raw_G in groups(batch, batch.raw_B)):
         return "their scores differ, but not what shaping makes of them; see reward.clip and reward.truncated"
-    return "the reward model scores them all the same; ask `python -m grlo_lite.doctor` what it can tell apart"
+    if reward.verifiable and not reward.judges:
+        return (
+            "the answers to each prompt are all right or all wrong; choose easier or harder prompts, or a larger "
+            "rollout.group_size"
+        )
+    return "the reward is the same for them all; ask `python -m grlo_lite.doctor` what a reward model can tell apart"
 
 
 def groups(batch: ScoredBatch, values_B: Any) -> list[Any]:

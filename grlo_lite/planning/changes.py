@@ -73,7 +73,7 @@ def _smaller_sizes(recipe: Recipe, card: Card) -> dict[str, list[Any]]:
     an_update, micro = recipe.rollout.batch // recipe.algorithm.updates_per_rollout, recipe.optimizer.micro_batch
     if micro != "auto":
         sizes["optimizer.micro_batch"] = [n for n in range(micro - 1, 0, -1) if an_update % n == 0]
-    if recipe.reward.tokens_per_batch != "auto":
+    if recipe.reward.tokens_per_batch != "auto" and recipe.reward.judges:
         wanted = recipe.reward.tokens_per_batch
         sizes["reward.tokens_per_batch"] = [n for n in REWARD_TOKENS if n < wanted]
     if recipe.optimizer.gradient_checkpointing is False:
@@ -87,13 +87,14 @@ def _smaller_sizes(recipe: Recipe, card: Card) -> dict[str, list[Any]]:
 
 def _changes(recipe: Recipe) -> list[dict[str, Any]]:
     """From what changes least of what is learnt to another model; only what differs from the recipe."""
+    judged = [recipe.reward.name] if recipe.reward.name else []
     ladder = [
         {"optimizer.name": "adamw_8bit"},
         {"model.quantization": "nf4"},
-        {"reward.quantization": "nf4"},
+        *({"reward.quantization": "nf4"} for _ in judged),
         *({"rollout.max_tokens": n} for n in (2048, 1024, 512) if n < recipe.rollout.max_tokens),
         {"prompts.max_tokens": min(512, recipe.prompts.max_tokens)},
-        *({"reward.name": name, "reward.revision": "main"} for name in SMALLER_JUDGES),
+        *({"reward.name": name, "reward.revision": "main"} for name in SMALLER_JUDGES if judged),
         *({"model.name": name, "model.revision": commit} for name, commit in SMALLER_POLICIES.items()),
     ]
     now = recipe.model_dump()

@@ -170,11 +170,16 @@ def prefill_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes) -> int
 
 
 def scoring_bytes(models: Models, card: Card, tokens: int) -> int:
-    """Bytes of the widest judge's forward pass over so many padded tokens, counted as the reward model itself does."""
+    """Bytes of the widest judge's forward pass over so many padded tokens, counted as the reward model itself does;
+    none where rewards come of no model.
+    """
     width = card.float_bytes
     return max(
-        tokens * token_bytes(shape.hidden, shape.mlp, width) + largest_matrix(shape, width)
-        for shape, _ in models.judges
+        (
+            tokens * token_bytes(shape.hidden, shape.mlp, width) + largest_matrix(shape, width)
+            for shape, _ in models.judges
+        ),
+        default=0,
     )
 
 

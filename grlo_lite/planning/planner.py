@@ -49,7 +49,7 @@ class Plan:
     fits: bool
     micro_batch: int
     rows_at_once: int
-    reward_tokens: int
+    reward_tokens: int  # a scoring forward, 0 where no reward model scores
     engine: str  # of the rollout
     max_completion_tokens: int  # the longest rollout.max_tokens that fits, 0 where none does
     seconds: dict[str, float]
@@ -74,7 +74,7 @@ def plan(recipe: Recipe, card: Card) -> Plan:
         fits=totals[peak] <= card.usable,
         micro_batch=sizes.micro_batch,
         rows_at_once=sizes.rows_at_once,
-        reward_tokens=sizes.reward_tokens,
+        reward_tokens=sizes.reward_tokens if models.judges else 0,
         engine=sizes.engine,
         max_completion_tokens=_longest(recipe, models, card, sizes.engine),
         seconds=seconds,
@@ -167,7 +167,8 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 def resolved(recipe: Recipe, planned: Plan) -> Recipe:
     """The recipe with its `auto` sizes replaced by the plan's."""
-    sizes = {"optimizer.micro_batch": planned.micro_batch, "reward.tokens_per_batch": planned.reward_tokens}
+    sizes = {"optimizer.micro_batch": planned.micro_batch}
+    sizes |= {"reward.tokens_per_batch": planned.reward_tokens} if planned.reward_tokens else {}
     now = recipe.model_dump()
     return changed(recipe, {k: v for k, v in sizes.items() if now[k.split(".")[0]][k.split(".")[1]] == "auto"})
 

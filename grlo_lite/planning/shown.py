@@ -20,13 +20,14 @@ def text(recipe: Recipe, card: Card, planned: Plan) -> str:
     how = "rates from data sheets, efficiencies assumed, nothing measured"
     if card.measured:
         how = f"rates measured by --probe, {card.probed}"
+    scoring = f"{planned.reward_tokens:,} tokens a scoring forward" if planned.reward_tokens else "no reward model"
     a_step = ", ".join(f"{phase} {seconds:.3g}" for phase, seconds in planned.seconds.items())
     return "\n".join(
         [
             *lines,
             verdict(card, planned),
             f"sizes: {planned.rows_at_once} completions decoded together by `{planned.engine}`, "
-            f"{planned.micro_batch} a backward pass, {planned.reward_tokens:,} tokens a scoring forward; completions "
+            f"{planned.micro_batch} a backward pass, {scoring}; completions "
             f"of {planned.max_completion_tokens:,} tokens would still fit",
             f"seconds a step: {a_step}; {recipe.budget.steps} steps: {cost(planned)} ({how})",
         ]
@@ -57,12 +58,12 @@ def header(name: str, recipe: Recipe) -> str:
 
 def plans_table() -> str:
     """Recipes by cards: peak GiB, hours and dollars, or a dash where it does not fit."""
-    cards = known_cards().values()
-    rows = [f"{'':24}" + "".join(f"{card.title:>30}" for card in cards)]
+    cards, width = known_cards().values(), max(map(len, recipes.shipped()))
+    rows = [f"{'':{width}}" + "".join(f"{card.title:>30}" for card in cards)]
     for name in recipes.shipped():
         cells = []
         for card in cards:
             planned = plan(recipes.load(name, []), card)
             cells.append(f"{planned.peak_bytes / GIB:.1f} GiB, {cost(planned)}" if planned.fits else "–")
-        rows.append(f"{name:24}" + "".join(f"{cell:>30}" for cell in cells))
+        rows.append(f"{name:{width}}" + "".join(f"{cell:>30}" for cell in cells))
     return "\n".join(rows)

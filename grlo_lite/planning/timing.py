@@ -17,7 +17,15 @@ PROMPT_SHARE = 0.25  # assumed: an average prompt's share of prompts.max_tokens;
 COMPLETION_SHARE = 0.5  # assumed: the same of a completion and rollout.max_tokens
 
 
-PROMPTS = {"microcosm": (17, 20)}  # average and longest of a source whose tokens were counted
+# average and longest of a source whose tokens were counted
+PROMPTS = {
+    "microcosm": (17, 20),
+    "microcosm-arithmetic": (18, 18),
+    "microcosm-ordering": (20, 20),
+    "microcosm-spelling": (15, 15),
+    "microcosm-code": (26, 26),
+    "microcosm-questions": (20, 26),
+}
 
 
 LOSS_BYTES = 56  # that a logit's loss and entropy read and write: about nine passes in fp32 forward, five backward

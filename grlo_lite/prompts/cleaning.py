@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from grlo_lite.errors import BadInput
 from grlo_lite.models.chat_template import Messages
+from grlo_lite.prompts.row_formats import with_messages
 from grlo_lite.prompts.similarity import near_duplicates
 
 TokenCount = Callable[[Messages], int]
@@ -72,7 +73,8 @@ def steps_table(steps: list[Step]) -> str:
 def _composed(row: Messages) -> Messages:
     if all(message["content"].isascii() for message in row):
         return row
-    return [{**message, "content": unicodedata.normalize("NFC", message["content"])} for message in row]
+    messages = [{**message, "content": unicodedata.normalize("NFC", message["content"])} for message in row]
+    return with_messages(row, messages)
 
 
 def _kept(
@@ -161,7 +163,7 @@ def _cut_to(row: Messages, token_count: TokenCount, max_tokens: int) -> Messages
     text = row[-1]["content"]
 
     def cut(length: int) -> Messages:
-        return [*row[:-1], {**row[-1], "content": text[len(text) - length :]}]
+        return with_messages(row, [*row[:-1], {**row[-1], "content": text[len(text) - length :]}])
 
     fits, too_long = 0, 1
     while too_long < len(text) and token_count(cut(too_long)) <= max_tokens:  # from below: a text may have megabytes

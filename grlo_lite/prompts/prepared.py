@@ -7,6 +7,7 @@ from typing import Any
 
 from grlo_lite import prompts
 from grlo_lite.models.names import is_here, model_paths, policy_path
+from grlo_lite.prompts.row_formats import with_messages
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -37,13 +38,14 @@ def prompt_rows(
     from grlo_lite.models.chat_template import PLAIN_TEMPLATE, formatted, load_tokenizer
 
     wanted = recipe.prompts
-    rows, notes = prompts.load(wanted.parts(), wanted.limit, recipe.seed)
+    rows, notes = prompts.load(wanted.parts(), wanted.limit, recipe.seed, recipe.reward.needs_columns)
     tokenizer = load_tokenizer(policy_path(recipe), recipe.model.revision)
     if tokenizer.chat_template == PLAIN_TEMPLATE:
         print(f"{recipe.model.name} has no chat template: prompts are written as plain text, User: … Assistant:")
 
     def token_count(messages: prompts.Messages) -> int:
-        return len(tokenizer(formatted(tokenizer, messages), add_special_tokens=False)["input_ids"])
+        text = formatted(tokenizer, requested(messages, wanted.request))
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     rows, steps = prompts.cleaned(
         rows, token_count, wanted.max_tokens, wanted.overlong, wanted.near_duplicates, wanted.language
@@ -53,9 +55,17 @@ def prompt_rows(
     print(prompts.verdict(contamination))
     if write_to:
         prompts.write(write_to, rows)
+    rows = [requested(row, wanted.request) for row in rows]
     train_rows, heldout_rows = prompts.split(rows, recipe.heldout_prompts, recipe.seed)
     print(f"prompts: {len(train_rows)} to train on, {len(heldout_rows)} held out", flush=True)
     return PromptRows(train_rows, heldout_rows, contamination)
+
+
+def requested(row: prompts.Messages, request: str | None) -> prompts.Messages:
+    """A prompt with the recipe's request behind its last message."""
+    if request is None:
+        return row
+    return with_messages(row, [*row[:-1], {**row[-1], "content": f"{row[-1]['content']}\n\n{request}"}])
 
 
 def _decontaminated(

@@ -1,11 +1,12 @@
 """The shapes rows come in, each made the same list of messages: verl, TRL, ShareGPT, Alpaca, OpenAI, MT-Bench, a bare
-column.
+column; and the right answer that stands beside a prompt.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.grading.extraction import last_boxed
 from grlo_lite.models.chat_template import Messages
 
 CONVERSATION_COLUMNS = ("messages", "conversations", "conversation")
@@ -88,6 +89,52 @@ def messages_of(row: Any, column: str | None, where: str) -> tuple[Messages, str
     raise BadInput(
         f"{where}: {column!r} is neither a text nor a list of messages, but {kind(value)}; mend or remove that row"
     )
+
+
+class Prompt(list[dict[str, str]]):
+    """A prompt's messages and what stood beside them: its row's columns, its right answer if it has one, and where it
+    stands. To all that only ask it, a list of messages like any other.
+    """
+
+    def __init__(self, messages: Messages, columns: dict[str, Any], answer: str | None, where: str):
+        super().__init__(messages)
+        self.columns = columns
+        self.answer = answer
+        self.where = where
+
+
+def with_messages(row: Messages, messages: Messages) -> Messages:
+    """These messages with what stood beside those of `row`."""
+    return Prompt(messages, row.columns, row.answer, row.where) if isinstance(row, Prompt) else messages
+
+
+def beside(row: Messages) -> dict[str, Any]:
+    """What a reward may ask for beside a prompt's messages: its columns, with the bare right answer as `answer`."""
+    if not isinstance(row, Prompt):
+        return {}
+    return row.columns if row.answer is None else row.columns | {"answer": row.answer}
+
+
+def answer_of(row: Any, column: str | None, where: str) -> str | None:
+    """The right answer that a row holds, None where it has none: in the column that is named, else verl's
+    `reward_model.ground_truth`, `answer` (GSM8K's behind its ####), or the last box of MATH's `solution`.
+
+    Raises BadInput where the named column is not there.
+    """
+    if not isinstance(row, dict):
+        return None
+    if column is not None and column not in row:
+        raise BadInput(f"{where} has no key {column!r} (found: {', '.join(row)}), which prompts.answer names")
+    graded = row.get("reward_model")
+    verls = graded.get("ground_truth") if isinstance(graded, dict) else None
+    solution = row.get("solution")
+    boxed = last_boxed(solution) if isinstance(solution, str) else None
+    found = [row[column]] if column is not None else [verls, row.get("answer"), boxed]
+    texts = [str(value) for value in found if isinstance(value, str | int | float) and str(value).strip()]
+    if not texts:
+        return None
+    _, hashes, number = texts[0].rpartition("####")
+    return number.strip().replace(",", "") if hashes else texts[0].strip()
 
 
 def first_turn(value: Any) -> str | None:

@@ -4,10 +4,11 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 from grlo_lite.errors import BadInput
 from grlo_lite.models.chat_template import Messages
@@ -15,9 +16,14 @@ from grlo_lite.prompts import row_formats, sources
 from grlo_lite.recipe.schema import Part
 from grlo_lite.wording import cut
 
+Row = TypeVar("Row")
 
-def load(parts: tuple[Part, ...], limit: int | None, seed: int) -> tuple[list[Messages], list[str]]:
-    """The prompts as lists of messages, at most `limit`, and what has to be said of them.
+
+def load(
+    parts: tuple[Part, ...], limit: int | None, seed: int, columns: bool = False
+) -> tuple[list[Messages], list[str]]:
+    """The prompts as lists of messages, at most `limit`, with their rows' `columns` where a reward needs them, and what
+    has to be said of them.
 
     One source is read in its own order and no further than the limit; several are mixed by a draw of the seed, the
     same on every platform. `microcosm` is the miniature world's chat prompts. Raises BadInput naming file, line, key
@@ -25,8 +31,8 @@ def load(parts: tuple[Part, ...], limit: int | None, seed: int) -> tuple[list[Me
     """
     notes: list[str] = []
     if len(parts) == 1 and parts[0].weight is None and parts[0].count is None:
-        return _read(parts[0], limit, "prompts.source", notes), notes
-    read = [_read(part, None, f"prompts.source.{i}", notes) for i, part in enumerate(parts)]
+        return _read(parts[0], limit, "prompts.source", notes, columns), notes
+    read = [_read(part, _most(part, limit), f"prompts.source.{i}", notes, columns) for i, part in enumerate(parts)]
     rows = []
     for number, (part, found, count) in enumerate(zip(parts, read, _counts(parts, read, limit), strict=True)):
         rng = random.Random(f"mixture {seed} {number}")
@@ -36,22 +42,33 @@ def load(parts: tuple[Part, ...], limit: int | None, seed: int) -> tuple[list[Me
     return rows[:limit], notes
 
 
-def _read(part: Part, limit: int | None, key: str, notes: list[str]) -> list[Messages]:
+def _most(part: Part, limit: int | None) -> int | None:
+    """How many rows of a part of a mixture are read: all, but of a source that never ends what it has to give."""
+    return (part.count or limit) if sources.never_ends(part.source) else None
+
+
+def _read(part: Part, limit: int | None, key: str, notes: list[str], columns: bool) -> list[Messages]:
+    if limit is None and sources.never_ends(part.source):
+        raise BadInput(f"{key}={part.source!r} never ends; say how many by prompts.limit, or by its count in a list")
     rows, left_out = [], Counter()
-    for messages, what_was_left_out in islice(_messages(part, key), limit):
+    for messages, what_was_left_out in islice(_messages(part, key, columns), limit):
         rows.append(messages)
         left_out.update([what_was_left_out] if what_was_left_out else [])
     notes += [f"{count} of the rows of {part.source} {said}" for said, count in left_out.items()]
     return rows
 
 
-def _messages(part: Part, key: str) -> Iterator[tuple[Messages, str]]:
+def _messages(part: Part, key: str, columns: bool) -> Iterator[tuple[Messages, str]]:
     column, first = part.column, True
     for where, row in sources.rows(part, "train", key):
         if first and column is None:
             column = row_formats.prompt_column(row, where)
         first = False
-        yield row_formats.messages_of(row, column, where)
+        messages, left_out = row_formats.messages_of(row, column, where)
+        if columns:
+            answer = row_formats.answer_of(row, part.answer, where)
+            messages = row_formats.Prompt(messages, row if isinstance(row, dict) else {}, answer, where)
+        yield messages, left_out
 
 
 def _counts(parts: tuple[Part, ...], read: list[list[Messages]], limit: int | None) -> list[int]:
@@ -73,12 +90,21 @@ def write(path: Path, rows: list[Messages]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"prompt": row}, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(
+                json.dumps(_columns_to_write(row) | {"prompt": row}, ensure_ascii=False, default=str) + "\n"
+                for row in rows
+            )
         partial.replace(path)
     except OSError as error:
         raise BadInput(
             f"--write-prompts {cut(str(path))} cannot be written: {error.strerror}; name another file"
         ) from None
+
+
+def _columns_to_write(row: Messages) -> dict[str, Any]:
+    """What stands beside a prompt, less what would be read as another prompt."""
+    others = {*row_formats.CONVERSATION_COLUMNS, *row_formats.TEXT_COLUMNS, row_formats.TURNS_COLUMN}
+    return {key: value for key, value in row_formats.beside(row).items() if key not in others}
 
 
 def split(rows: list[Messages], heldout: int, seed: int) -> tuple[list[Messages], list[Messages]]:
@@ -92,18 +118,20 @@ def split(rows: list[Messages], heldout: int, seed: int) -> tuple[list[Messages]
     return train, [rows[i] for i in order[:heldout]]
 
 
-def ordered(rows: list[Messages], count: int, seed: int) -> list[Messages]:
+def ordered(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     """`count` rows in the order a run asks them: one seeded shuffle of all rows after the other."""
-    rng, order = random.Random(f"order {seed}"), []
+    rng, order = random.Random(f"order {seed}"), list[int]()
     while len(order) < count:
         order += rng.sample(range(len(rows)), len(rows))
     return [rows[i] for i in order[:count]]
 
 
 def prompt_hash(rows: list[Messages]) -> str:
-    """SHA-256 of the rows, order included."""
+    """SHA-256 of the rows, order and right answers included."""
     digest = hashlib.sha256(b"[")
     for number, row in enumerate(rows):
         digest.update((", " * (number > 0) + json.dumps(row, ensure_ascii=False, sort_keys=True)).encode())
+        if isinstance(row, row_formats.Prompt) and row.answer is not None:
+            digest.update(f" = {row.answer}".encode())
     digest.update(b"]")
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Where rows come from: files of every usual kind, data sets of the Hub, the authors' prompts; read one by one."""
 
 import csv
+import difflib
 import gzip
 import hashlib
 import http.client
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ Located = tuple[str, Any]  # where a row stands, for messages, and the row
 GRLO_1K_URL = "https://raw.githubusercontent.com/SJY8460/GRLO/353c180be4c9baed3f1680f408e7e3ee47f89390/train.jsonl"
 GRLO_1K_SHA256 = "80463c5ec34f3fed7d1db6c9fb2c6b66fc00dca7d021c6f045edeb42b02c8930"
 ANSWER_SECONDS = 4  # how long a server may keep us waiting: a run that cannot start must say so within 10 s
+REASONING_GYM = "reasoning-gym:"  # before the name of one of its tasks
+MICROCOSM_QUESTIONS = 1000  # of each domain, of the 1,450 and more that no exam asks
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
@@ -46,6 +50,9 @@ def rows(place: DataSet, default_split: str, key: str) -> Iterator[Located]:
     if source in BUILT_IN:
         yield from BUILT_IN[source]()
         return
+    if never_ends(source):
+        yield from reasoning_gym_rows(source.removeprefix(REASONING_GYM), key)
+        return
     path = os.path.expanduser(source)
     if os.path.isdir(path):  # Path's own raise where a name is longer than the file system takes
         raise BadInput(f"{key}={source!r} cannot be read: it is a directory; name a file in it")
@@ -56,7 +63,7 @@ def rows(place: DataSet, default_split: str, key: str) -> Iterator[Located]:
     else:
         raise BadInput(
             f"{key}={shortened(source)} is no file here; give a file ({', '.join(SUFFIXES)}), a Hugging Face data set "
-            f"such as owner/name, or one of {', '.join(BUILT_IN)}"
+            f"such as owner/name, or one of {', '.join(BUILT_IN)}, {REASONING_GYM}TASK"
         )
 
 
@@ -221,8 +228,59 @@ def grlo_1k_rows() -> Iterator[Located]:
     yield from file_rows(grlo_1k())
 
 
+def microcosm_questions(domain: str) -> Iterator[Located]:
+    """Questions of one of the miniature world's verifiable domains with their right answers, none of which an exam
+    asks, always the same.
+    """
+    from grlo_lite.microcosm import world
+
+    for number, question in enumerate(world.exercises(domain, MICROCOSM_QUESTIONS), 1):
+        row = {"question": question.text, "answer": question.answer, "domain": domain}
+        yield f"the microcosm's {domain}, question {number}", row
+
+
+def all_microcosm_questions() -> Iterator[Located]:
+    """Questions of all verifiable domains, in turns."""
+    from grlo_lite.microcosm import world
+
+    for asked in zip(*map(microcosm_questions, world.VERIFIABLE), strict=True):
+        yield from asked
+
+
+def never_ends(source: str) -> bool:
+    """Whether a source makes its rows as they are read."""
+    return source.startswith(REASONING_GYM)
+
+
+def reasoning_gym_rows(task: str, key: str) -> Iterator[Located]:
+    """A reasoning-gym task's questions with their answers and what its checker needs, without end, always the same.
+    Raises BadInput where the package or the task is not there.
+    """
+    try:
+        import reasoning_gym  # pyright: ignore[reportMissingImports]
+        from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise BadInput(
+            f"{key}={REASONING_GYM}{task} needs reasoning-gym: pip install 'grlo-lite[reasoning-gym]'"
+        ) from None
+    if task not in DATASETS:
+        near = difflib.get_close_matches(task, DATASETS, n=3, cutoff=0) or sorted(DATASETS)[:3]
+        raise BadInput(f"{key}={REASONING_GYM}{task}: there is no such task; near it are {', '.join(near)}")
+    made = reasoning_gym.create_dataset(task, size=2**31 - 1, seed=0)
+    for number in range(len(made)):
+        yield f"{REASONING_GYM}{task}, question {number + 1}", dict(made[number])
+
+
 # A source by the name that a recipe gives it: its rows, texts or objects, with where each stands
-BUILT_IN: dict[str, Callable[[], Iterator[Located]]] = {"grlo-1k": grlo_1k_rows, "microcosm": microcosm_rows}
+BUILT_IN: dict[str, Callable[[], Iterator[Located]]] = {
+    "grlo-1k": grlo_1k_rows,
+    "microcosm": microcosm_rows,
+    "microcosm-arithmetic": partial(microcosm_questions, "arithmetic"),
+    "microcosm-ordering": partial(microcosm_questions, "ordering"),
+    "microcosm-spelling": partial(microcosm_questions, "spelling"),
+    "microcosm-code": partial(microcosm_questions, "code"),
+    "microcosm-questions": all_microcosm_questions,
+}
 
 
 def grlo_1k() -> Path:

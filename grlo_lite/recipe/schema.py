@@ -39,7 +39,11 @@ Quantization = Literal["nf4", "none"]
 
 
 class Model(Section):
-    """The base model that is trained: a directory, a model of the Hugging Face Hub, or `microcosm`."""
+    """The base model that is trained: a directory, a model of the Hugging Face Hub, or `microcosm`.
+
+    adapter: a run, or an adapter's folder, that training goes on from with a fresh optimizer; `microcosm` is the
+    shipped run's.
+    """
 
     name: str
     revision: str = "main"
@@ -47,6 +51,7 @@ class Model(Section):
     eos_token: str | None = (
         None  # ends an answer in place of the tokenizer's own EOS, beside the template's end of turn
     )
+    adapter: str | None = None
 
 
 class Lora(Section):
@@ -73,7 +78,11 @@ class DataSet(Section):
 
 
 class Part(DataSet):
-    """One source of a mixture: its share (`weight`), or its `count` of prompts; with neither, all it has."""
+    """One source of a mixture: its share (`weight`), or its `count` of prompts; with neither, all it has. `answer` is
+    the column of the right answers, where they stand in none that is known.
+    """
+
+    answer: str | None = None
 
     weight: PositiveFloat | None = None
     count: Positive | None = None
@@ -117,14 +126,16 @@ class Decontaminate(Section):
 
 class Prompts(Section):
     """Where the prompts come from and what is left out: `microcosm`, `grlo-1k`, a file, a Hub data set, or a list of
-    such sources, mixed.
+    such sources, mixed. `request` is put behind each prompt, such as how its answer is to be given.
     """
 
     source: Sources
     subset: str | None = None
     split: str | None = None
     column: str | None = None
+    answer: str | None = None
     revision: str | None = None
+    request: str | None = None
     limit: Positive | None = None
     max_tokens: Positive = 1024
     overlong: Literal["drop", "truncate"] = "drop"  # truncate keeps the template and the end of the last message
@@ -138,7 +149,7 @@ class Prompts(Section):
             return self
         if not self.source:
             raise ValueError("prompts.source is an empty list; name at least one source")
-        for key in ("subset", "split", "column", "revision"):
+        for key in ("subset", "split", "column", "answer", "revision"):
             if (value := getattr(self, key)) is not None:
                 raise ValueError(f"prompts.{key}={cut(value)} beside a list of sources; write it into the list's items")
         if any(part.weight and part.count for part in self.source) or (
@@ -157,6 +168,7 @@ class Prompts(Section):
                 subset=self.subset,
                 split=self.split,
                 column=self.column,
+                answer=self.answer,
                 revision=self.revision,
             ),
         )
@@ -225,6 +237,30 @@ class PythonReward(Section):
         return {"function": value} if isinstance(value, str) else value
 
 
+class VerifiableReward(Section):
+    """Right (1) or wrong (0) by the grader that evaluation uses, `weight` times. `microcosm` grades any of its domains,
+    `microcosm-DOMAIN` that domain's questions alone.
+    """
+
+    grader: Literal[
+        "mathematics",
+        "choice",
+        "code",
+        "microcosm",
+        "microcosm-arithmetic",
+        "microcosm-ordering",
+        "microcosm-spelling",
+        "microcosm-code",
+        "reasoning-gym",
+    ]
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def a_name_alone(cls, value: Any) -> Any:
+        return {"grader": value} if isinstance(value, str) else value
+
+
 class Heldout(Section):
     """A reward model that is never optimized. Every `every` steps it scores the policy's answers to a fixed set of
     prompts.
@@ -238,15 +274,18 @@ class Heldout(Section):
 
 
 class Reward(Section):
-    """The frozen reward model and how its scores are shaped. `shuffle` permutes the rewards: a control that must not
-    learn.
+    """What earns a reward, a reward model (`name`), Python functions or graders, one of them or several added up, and
+    how that is shaped. `shuffle` permutes the rewards: a control that must not learn.
     """
 
-    name: str
+    name: str | None = None
     revision: str = "main"
     quantization: Quantization = "nf4"
     models: tuple[Judge, ...] = ()  # further judges; the score is the main model's plus theirs, each times its weight
     python: tuple[PythonReward, ...] = ()  # functions whose rewards are added, each times its weight
+    python_seconds: PositiveFloat = 60.0  # that a function may take for a batch
+    verifiable: tuple[VerifiableReward, ...] = ()  # the first that can grade a prompt's answers does
+    code_seconds: PositiveFloat = 1.5  # that an answer's program may run, under `verifiable: code`
     heldout: Heldout = Heldout()
     max_tokens: Positive = 4096
     tokens_per_batch: Positive | Literal["auto"] = "auto"
@@ -257,22 +296,46 @@ class Reward(Section):
     clip: PositiveFloat | None = None  # rewards are cut to ± this, last of all
     shuffle: bool = False
 
-    @field_validator("python", mode="before")
+    @field_validator("python", "verifiable", mode="before")
     @classmethod
-    def one_function_is_a_list_of_one(cls, value: Any) -> Any:
+    def one_is_a_list_of_one(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict) else value
 
     @property
     def judges(self) -> tuple[Judge, ...]:
-        """Every reward model that is optimized, the main one first."""
+        """Every reward model that is optimized, the main one first; none where other sources alone are named."""
+        if self.name is None:
+            return self.models
         return (Judge(name=self.name, revision=self.revision, quantization=self.quantization), *self.models)
 
+    @property
+    def needs_columns(self) -> bool:
+        """Whether a prompt's answer, or what else its row holds, is asked for."""
+        return bool(self.python or self.verifiable)
+
+    @property
+    def said(self) -> str:
+        """The sources by name, for people: `microcosm + verifiable mathematics`."""
+        functions, graders = [one.function for one in self.python], [one.grader for one in self.verifiable]
+        return " + ".join([*(judge.name for judge in self.judges), *functions, *(f"verifiable {g}" for g in graders)])
+
     @model_validator(mode="after")
-    def judges_have_names_of_their_own(self):
+    def sources_have_names_of_their_own(self):
         names = [judge.name for judge in self.judges]
         if len(set(names)) < len(names):
             raise ValueError(
                 f"reward.name and reward.models name a model twice ({cut(', '.join(names))}); use its weight instead"
+            )
+        for key, others in (
+            ("python", [one.function for one in self.python]),
+            ("verifiable", [one.grader for one in self.verifiable]),
+        ):
+            if len(set(others)) < len(others):
+                raise ValueError(f"reward.{key} names one twice ({cut(', '.join(others))}); use its weight instead")
+        if not (names or self.needs_columns):
+            raise ValueError(
+                "reward names no source; give reward.name=… (a reward model), reward.python=FILE.py:FUNCTION or "
+                "reward.verifiable=…"
             )
         if self.heldout.name in names:
             raise ValueError(
@@ -444,6 +507,15 @@ class Recipe(Section):
         if self.guards.on_overoptimization == "keep_best" and self.reward.heldout.name is None:
             raise ValueError(
                 "guards.on_overoptimization=keep_best needs a judge that is not optimized: set reward.heldout.name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def kl_is_to_the_base(self):
+        if self.model.adapter and self.algorithm.kl:
+            raise ValueError(
+                f"algorithm.kl={self.algorithm.kl:g} beside model.adapter: the policy it keeps to would be the base, "
+                "not the adapter that training goes on from; leave it at 0"
             )
         return self
 

@@ -6,8 +6,11 @@ from grlo_lite.recipe.schema import Recipe
 from grlo_lite.wording import numbers
 
 
-def model_card(recipe: Recipe, name: str, base: str, evaluation: dict[str, Any]) -> str:
-    """The adapter's README: what it is, how to load it, what was measured."""
+def model_card(recipe: Recipe, name: str, base: str, evaluation: dict[str, Any], lineage: list[dict[str, Any]]) -> str:
+    """The adapter's README: what it is, what it went on from, how to load it, what was measured."""
+    reward = f"reward model `{recipe.reward.name}`"
+    if recipe.reward.said != recipe.reward.name:
+        reward = f"reward `{recipe.reward.said}`"
     quantized = ", quantization_config=nf4" if recipe.model.quantization == "nf4" else ""
     return f"""---
 base_model: {base}
@@ -18,8 +21,8 @@ tags: [grlo, lora, trl, {recipe.algorithm.name}]
 # {name}
 
 A LoRA adapter (rank {recipe.lora.rank}) trained with grlo_lite by {recipe.algorithm.name.upper()} against the
-reward model `{recipe.reward.name}` on the prompts of
-`{", ".join(part.source for part in recipe.prompts.parts())}`, seed {recipe.seed}. The base was in
+{reward} on the prompts of
+`{", ".join(part.source for part in recipe.prompts.parts())}`, seed {recipe.seed}. {_told(lineage)}The base was in
 {"NF4 with double quantization" if quantized else "full precision"}; load it the same way:
 
 ```python
@@ -41,4 +44,14 @@ answer = model.generate(**ids, generation_config=stop, max_new_tokens={recipe.ro
 """ + "".join(
         f"| {task['domain']} ({task['metric']}) | {task['n']} | {' | '.join(numbers(task))} |\n"
         for task in evaluation["tasks"]
+    )
+
+
+def _told(lineage: list[dict[str, Any]]) -> str:
+    """What training went on from, a sentence a stage."""
+    return "".join(
+        f"It went on from the adapter of `{row.get('recipe', row['adapter'])}` (reward "
+        f"`{row.get('reward', 'not known')}`, {row.get('rollouts', 'unknown')} rollouts, SHA-256 "
+        f"`{row['adapter_sha256'][:16]}…`). "
+        for row in reversed(lineage)
     )

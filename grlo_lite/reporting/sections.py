@@ -98,7 +98,7 @@ def _facts(run: RunDir) -> str:
     cards = {
         "recipe": summary["recipe"],
         "base": recipe.model.name,
-        "reward model": recipe.reward.name,
+        "trained by": recipe.reward.said,
         "steps": f"{summary['steps']:,}, {summary['rollouts']:,} rollouts",
         "reward": f"{summary['reward_first']:+.2f} → {summary['reward_last']:+.2f}",
         "on": str(environment["device"]),

@@ -1,18 +1,19 @@
 """What TRL calls with each batch of completions."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from grlo_lite.errors import BadInput
 from grlo_lite.machine import processes
-from grlo_lite.models.reward_model import Messages, RewardModel
+from grlo_lite.models.reward_model import Messages
+from grlo_lite.prompts.row_formats import with_messages
 from grlo_lite.recipe.schema import Reward
-from grlo_lite.rewards.python_rewards import PythonRewards
 from grlo_lite.rewards.scored_batch import ScoredBatch
 from grlo_lite.rewards.shaping import repeated_4grams, shaped_rewards
+from grlo_lite.rewards.sources import Judges, sources
 
 
 class RewardFunction:
@@ -20,32 +21,41 @@ class RewardFunction:
 
     def __init__(
         self,
-        judges: list[tuple[str, float, RewardModel]],
+        judges: Judges,
         stop_ids: list[int],
         reward: Reward,
         group_size: int,
         seed: int,
     ):
-        self.judges = judges  # name, weight, model
-        self.python = PythonRewards(reward.python)
+        self.judges = judges
+        self.sources = sources(reward, judges)
         self.stop_ids = frozenset(stop_ids)
         self.reward = reward
         self.group_size = group_size
         self.seed = seed
 
     def score(self, conversations: list[Messages]) -> list[float]:
-        """The judges' raw scores, weighted and summed. Raises RewardError where one is not finite."""
+        """The sources' raw scores of conversations that end with an answer, weighted and summed; those of a `Prompt` in
+        front of it bring what stood beside it (`with_messages`). Raises RewardError where a judge's is not finite.
+        """
         return self._combined(self._judged(conversations)).tolist()
 
     def scored(
-        self, prompts: list[Messages], completions: list[Messages], completion_ids: list[list[int]], step: int
+        self,
+        prompts: list[Messages],
+        completions: list[Messages],
+        completion_ids: list[list[int]],
+        step: int,
+        trainer_state: Any = None,
     ) -> ScoredBatch:
         """The batch with its rewards, one a completion. `step` varies the shuffling.
 
-        Raises RewardError where a judge gives no finite score, and BadInput where the first step is masked whole.
+        Raises RewardError where a judge gives no finite score, and BadInput where the first step is masked whole or a
+        function of the user's goes wrong.
         """
         began = time.monotonic()
-        judged = self._judged([p + c for p, c in zip(prompts, completions, strict=True)], completion_ids=completion_ids)
+        conversations = [with_messages(p, [*p, *c]) for p, c in zip(prompts, completions, strict=True)]
+        judged = self._judged(conversations, completion_ids=completion_ids, trainer_state=trainer_state)
         raw_B = self._combined(judged)
         tokens_B = np.array([len(ids) for ids in completion_ids])
         truncated_B = np.array([ids[-1] not in self.stop_ids for ids in completion_ids])
@@ -72,24 +82,25 @@ class RewardFunction:
             raw_B=raw_B,
             parts=parts,
             rewards_B=rewards_B,
-            cut=max(model.cut for _, _, model in self.judges),
+            cut=max((model.cut for _, _, model in self.judges), default=0),
             began=began,
             ended=time.monotonic(),
         )
 
     def _judged(self, conversations: list[Messages], **more: Any) -> dict[str, np.ndarray]:
-        """Each judge's raw scores and each Python function's rewards, by name, shape (B,)."""
-        judged = {name: np.array(model.score(conversations)) for name, _, model in self.judges}
-        return judged | self.python.scores(conversations, **more)
+        """Each source's raw scores by its name, shape (B,), NaN where it does not apply."""
+        return {source.name: source.scores(conversations, **more) for source in self.sources}
 
     def _combined(self, judged: dict[str, np.ndarray]) -> np.ndarray:
-        weights = {name: weight for name, weight, _ in self.judges} | self.python.weights
-        return np.sum([weight * judged[name] for name, weight in weights.items()], axis=0)
+        return np.nansum([source.weight * judged[source.name] for source in self.sources], axis=0)
 
 
-def handed_on(rewards: RewardFunction, take: Callable[[ScoredBatch], None]) -> Callable[..., list[float | None]]:
+def handed_on(
+    rewards: RewardFunction, take: Callable[[ScoredBatch], None], rows: Sequence[Messages] = ()
+) -> Callable[..., list[float | None]]:
     """What TRL calls with each batch of completions for one reward each; `take` is handed every batch it makes.
 
+    TRL hands on, as `row`, which of `rows` was asked: what stands beside a prompt goes through no table of Arrow's.
     A reward is None, for TRL to leave out, where `reward.truncated.mode: mask` masks its completion.
     """
 
@@ -98,10 +109,12 @@ def handed_on(rewards: RewardFunction, take: Callable[[ScoredBatch], None]) -> C
         completions: list[Messages],
         completion_ids: list[list[int]],
         trainer_state: Any = None,
+        row: list[int] | None = None,
         **_: Any,
     ) -> list[float | None]:
         step = trainer_state.global_step if trainer_state else 0
-        batch = rewards.scored(prompts, completions, completion_ids, step)
+        asked = prompts if row is None else [rows[number] for number in row]
+        batch = rewards.scored(asked, completions, completion_ids, step, trainer_state)
         take(batch)
         return [None if masked else float(r) for r, masked in zip(batch.rewards_B, batch.masked_B, strict=True)]
 

@@ -5,17 +5,22 @@ from pathlib import Path
 from grlo_lite import prompts
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.tasks import suites
-from grlo_lite.models import names
+from grlo_lite.models import first_stage, names
 from grlo_lite.planning import planner, recipe_cards, shown, this_machine
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Recipe
+from grlo_lite.rewards.sources import require_rewards
 
 
 def dry_run(recipe: Recipe, name: str, write_to: Path | None) -> int:
     """Prints the resolved recipe, the plan and the first prompt, as far as they can be had without the network."""
     from grlo_lite.models.chat_template import formatted, load_tokenizer
 
+    if (adapter := recipe.model.adapter) is not None:
+        here = adapter in first_stage.SHIPPED or Path(adapter).expanduser().exists()
+        first = first_stage.found(recipe) if here else None
+        print(f"going on from {first.adapter}" if first else f"the first stage is not here: {adapter}")
     path = names.policy_path(recipe)
     try:
         tokenizer = load_tokenizer(path, recipe.model.revision)
@@ -26,9 +31,11 @@ def dry_run(recipe: Recipe, name: str, write_to: Path | None) -> int:
     rows, absent = [], None
     try:
         if tokenizer is None:
-            rows, _ = prompts.load(recipe.prompts.parts(), recipe.prompts.limit, recipe.seed)
+            columns = recipe.reward.needs_columns
+            rows, _ = prompts.load(recipe.prompts.parts(), recipe.prompts.limit, recipe.seed, columns)
         else:
             rows = prepared.prompt_rows(recipe, write_to, suites.question_sets()).train
+        require_rewards(recipe.reward, rows)
     except prompts.Unreachable as error:
         absent = str(error)
     print(f"\n{recipes.dumped(recipe)}")

@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.machine.versions import command_output, driver, versions
+from grlo_lite.recipe.schema import Recipe
 
 
-def facts(recipe_name: str, policy: Any, judges: list, rows: list, seed: int) -> dict[str, Any]:
-    """Versions, device, seed, model commits, and hashes of the prompt set and the chat template."""
+def facts(recipe_name: str, policy: Any, judges: list, rows: list, recipe: Recipe) -> dict[str, Any]:
+    """Versions, device, seed, model commits, hashes of the prompt set and the chat template, and what the adapter went
+    on from.
+    """
     import torch
 
+    from grlo_lite.models import first_stage
     from grlo_lite.prompts import prompt_hash
 
+    lineage = first_stage.lineage(first_stage.found(recipe))
     return {
         "recipe": recipe_name,
         "versions": {"python": platform.python_version(), **versions()},
@@ -23,10 +28,11 @@ def facts(recipe_name: str, policy: Any, judges: list, rows: list, seed: int) ->
         "driver": driver() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "backend": policy.backend,
-        "seed": seed,
+        "seed": recipe.seed,
         "model_commit": getattr(policy.model.config, "_commit_hash", None),
         "reward_model_commits": {name: getattr(model.model.config, "_commit_hash", None) for name, _, model in judges},
         "prompts_sha256": prompt_hash(rows),
         "template_sha256": hashlib.sha256(policy.tokenizer.chat_template.encode()).hexdigest(),
         "git_commit": command_output("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),
+        **({"lineage": lineage} if lineage else {}),
     }

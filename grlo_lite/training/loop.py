@@ -57,7 +57,7 @@ def begun_or_resumed(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRow
     disk will not take the run.
     """
     disk_space.require_space(run, _bytes_to_write(recipe, disk_space.checkpoint_bytes(parts.policy.model)))
-    facts = environment.facts(run.recipe_name(), parts.policy, parts.judges, rows.train, recipe.seed)
+    facts = environment.facts(run.recipe_name(), parts.policy, parts.judges, rows.train, recipe)
     return begin_or_resume(run, facts)
 
 
@@ -80,7 +80,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace)
     watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
     callbacks = [boundary, recorder, watch, stops]
-    materials = Materials(parts.policy, handed_on(parts.rewards, recorder.take), rows.train, parts.place)
+    materials = Materials(parts.policy, handed_on(parts.rewards, recorder.take, rows.train), rows.train, parts.place)
 
     def trainer(micro: int) -> Any:
         return composed_trainer(recipe, materials, run.partial, callbacks, micro)
@@ -114,7 +114,8 @@ def _tell_how_answers_end(recipe: Recipe, policy: Policy, rows: list) -> None:
 
 def save(recipe: Recipe, run: RunDir, parts: Loaded, ended: dict[str, Any], evaluation: dict[str, Any]) -> None:
     """Writes the adapter with its model card, evaluation.json, and last of all summary.json."""
-    card = model_card.model_card(recipe, run.recipe_name(), names.policy_path(recipe), evaluation)
+    lineage = files.read_json(run.environment).get("lineage", [])
+    card = model_card.model_card(recipe, run.recipe_name(), names.policy_path(recipe), evaluation, lineage)
     trained_adapter.save_adapter(parts.policy.model, parts.policy.tokenizer, run.adapter, card)
     files.write_json(run.evaluation, evaluation)
     files.write_json(run.summary, _summary(recipe, run, ended))

@@ -32,8 +32,8 @@ def _at_its_commits(recipe: Recipe, run: RunDir) -> Recipe:
     heldout = recipe.reward.heldout
     reward = recipe.reward.model_copy(
         update={
-            "heldout": heldout.model_copy(update={"revision": commits.get(heldout.name) or heldout.revision}),
-            "revision": commits.get(recipe.reward.name) or recipe.reward.revision,
+            "heldout": heldout.model_copy(update={"revision": commits.get(heldout.name or "") or heldout.revision}),
+            "revision": commits.get(recipe.reward.name or "") or recipe.reward.revision,
             "models": tuple(
                 judge.model_copy(update={"revision": commits.get(judge.name) or judge.revision})
                 for judge in recipe.reward.models
@@ -56,6 +56,8 @@ def begin_or_resume(run: RunDir, facts: dict[str, Any]) -> Path | None:
     for key, mend in {"prompts_sha256": "prompts.source", "template_sha256": "model.name"}.items():
         if began_with[key] != facts[key]:
             raise BadInput(f"the run {run.path} began with another {key}; what {mend} names has changed since")
+    if began_with.get("lineage") != facts.get("lineage"):
+        raise BadInput(f"the run {run.path} went on from another adapter; what model.adapter names has changed since")
     changed = [key for key in ("versions", "device", "driver", "threads") if began_with[key] != facts[key]]
     if changed:
         said = "; ".join(f"{key} {began_with[key]}, now {facts[key]}" for key in changed)

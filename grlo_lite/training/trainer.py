@@ -39,7 +39,8 @@ def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, cal
 
     policy, device = materials.policy, materials.place.device
     steps, rollout, algorithm = recipe.budget.steps, recipe.rollout, recipe.algorithm
-    asked = prompts.ordered(materials.rows, steps * rollout.batch // rollout.group_size, recipe.seed)
+    rows = materials.rows
+    asked = prompts.ordered(range(len(rows)), steps * rollout.batch // rollout.group_size, recipe.seed)
     options = _shared_options(recipe, output_dir, device, micro)
     options |= engine_options(materials.place.engine, policy.tokenizer)
     kind, config = ALGORITHMS[algorithm.name](algorithm, options)
@@ -50,7 +51,7 @@ def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, cal
         model=policy.model,
         reward_funcs=materials.reward,
         args=config,
-        train_dataset=Dataset.from_dict({"prompt": asked}),
+        train_dataset=Dataset.from_dict({"prompt": [list(rows[i]) for i in asked], "row": asked}),
         processing_class=policy.tokenizer,
         callbacks=callbacks,
     )

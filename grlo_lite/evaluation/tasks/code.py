@@ -78,6 +78,11 @@ def mbpp_program(question: Question, text: str) -> tuple[str, str]:
     return f"{code}\n\n{question.data['program_tests']}\n", how
 
 
+def program(question: Question, text: str) -> tuple[str, str]:
+    """The program that decides whether an answer is right, of either task, and how the answer gave its code."""
+    return (mbpp_program if "program_tests" in question.data else humaneval_program)(question, text)
+
+
 def judged_humaneval(question: Question, text: str) -> Verdict:
     """Right where the function passes every test of the task within the sandbox's limits."""
     return _verdict(*humaneval_program(question, text))
