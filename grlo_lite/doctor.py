@@ -7,9 +7,11 @@ without an error.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from grlo_lite import prompts
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check, checks_table
 from grlo_lite.checks.endings import endings_check
 from grlo_lite.checks.four_bits import fidelity_check, policy_conversations
@@ -22,11 +24,12 @@ from grlo_lite.checks.reward_model import (
     reward_checks,
     unpatched_check,
 )
+from grlo_lite.checks.reward_sources import columns_check, source_checks
 from grlo_lite.cli import parsed_with_recipe, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.tasks import suites
 from grlo_lite.models import loading as models
-from grlo_lite.models.backends import place
+from grlo_lite.models.backends import Place, place
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Recipe
@@ -49,13 +52,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def diagnosis(recipe: Recipe, after_policy: bool, prompt_count: int) -> list[Check]:
-    """The reward model's checks, by itself and beside the policy, how far 4 bits move its scores, and whether the
-    policy can end an answer.
+    """The checks of what earns the reward, by itself and beside the policy, how far 4 bits move a reward model's
+    scores, and whether the policy can end an answer.
     """
     settle_libraries(offline=prepared.needs_no_hub(recipe))
     where = place(recipe)
     policy = models.load_policy(recipe, where) if after_policy else None
-    judge = recipe.reward.judges[0]
+    checks = source_checks(recipe.reward)
+    if any(check.status == FAIL for check in checks) or (not recipe.reward.judges and not prompt_count):
+        return checks
+    if not recipe.reward.judges:
+        return checks + policy_checks(recipe, policy or models.load_policy(recipe, where), prompt_rows(recipe))
+    return checks + judge_checks(recipe, where, policy, prompt_count)
+
+
+def prompt_rows(recipe: Recipe) -> list[prompts.Messages]:
+    return prepared.prompt_rows(recipe, None, suites.question_sets()).train
+
+
+def policy_checks(recipe: Recipe, policy: Any, rows: list[prompts.Messages]) -> list[Check]:
+    """Whether the run's prompts have what its reward asks for, and the policy's answers to them end."""
+    return [*columns_check(recipe.reward, rows), endings_check(recipe, policy, rows)]
+
+
+def judge_checks(recipe: Recipe, where: Place, policy: Any, prompt_count: int) -> list[Check]:
+    """The main reward model's checks; `policy` is the one that was loaded before it, None where none was."""
+    judge, after_policy = recipe.reward.judges[0], policy is not None
     try:
         scorer = models.load_judge(recipe, judge, where.device)
     except BadInput as error:
@@ -68,8 +90,8 @@ def diagnosis(recipe: Recipe, after_policy: bool, prompt_count: int) -> list[Che
     before = None if after_policy else pair_scores(scorer, pairs)
     policy = policy or models.load_policy(recipe, where)
     checks.append(unpatched_check(before, pair_scores(scorer, pairs)))
-    rows = prepared.prompt_rows(recipe, None, suites.question_sets()).train
-    checks.append(endings_check(recipe, policy, rows))
+    rows = prompt_rows(recipe)
+    checks += policy_checks(recipe, policy, rows)
     conversations = policy_conversations(recipe, policy, rows, prompt_count)
     four_bit = scorer.score([c for group in conversations for c in group])
     del policy, scorer

@@ -34,11 +34,14 @@ def main(argv: list[str] | None = None) -> int:
         arguments.allow_code_execution, arguments.strict,
     )  # fmt: skip
     asked, missing = suite_questions(suite, suites.SUITES[suite], limits)
+    subject, gone = trained_adapter.stages_here(subject)
+    arms = (*EVERY_ARM, *(stage.arm for stage in subject.stages))
     policy = trained_adapter.load(subject)
     store = AnswerStore(subject.run.answer_store)
     try:
         asking = Asking(policy, subject, store, arguments.seed, arguments.tokens_per_batch)
-        answers = asking.everything(asked, EVERY_ARM if arguments.arm == "both" else _arms_of(arguments.arm))
+        with trained_adapter.stages_loaded(policy.model, subject.stages):
+            answers = asking.everything(asked, arms if arguments.arm == "both" else _arms_of(arguments.arm))
         outcomes = judged_outcomes(asked, answers, policy, subject, arguments.judge, store)
     except KeyboardInterrupt:
         print("\ninterrupted; what was answered is kept, and the same command goes on from there")
@@ -54,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{outcome.task.name}: {said or 'answered, and to be judged against the other arm'}")
         print("the answers are kept; --arm both compares the arms")
         return 0
-    result = evaluation(suite, outcomes, missing, {"model": model_facts(policy, subject), "seed": arguments.seed})
+    result = evaluation(
+        suite, outcomes, missing + gone, {"model": model_facts(policy, subject), "seed": arguments.seed}
+    )
     files.write_json(subject.run.evaluation, result)
     print(f"\n{table(result)}\n\n{subject.run.evaluation}, and every answer with its verdict in {subject.run.answers}")
     return 0

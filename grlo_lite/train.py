@@ -16,11 +16,12 @@ from grlo_lite.evaluation.tasks import suites
 from grlo_lite.machine import cuda, processes
 from grlo_lite.models import first_stage
 from grlo_lite.models.backends import Place, place
+from grlo_lite.models.trained_adapter import stages_of
 from grlo_lite.planning import this_machine
 from grlo_lite.prompts.prepared import PromptRows, needs_no_hub, prompt_rows
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rewards.sources import require_rewards, require_usable
-from grlo_lite.rundir import layout
+from grlo_lite.rundir import files, layout
 from grlo_lite.rundir.layout import RunDir
 from grlo_lite.training.choosing import recipe_to_run, run_to_resume
 from grlo_lite.training.dry_run import dry_run
@@ -90,7 +91,8 @@ def _trained(recipe: Recipe, run: RunDir, rows: PromptRows, where: Place) -> int
     if ended["stopped_because"] == "interrupted":
         raise KeyboardInterrupt
     if processes.is_main():
-        evaluation = end_of_run.measured(measurement, loaded.policy, loaded.rewards, rows.heldout)
+        stages = stages_of(files.read_json(run.environment).get("lineage", []))
+        evaluation = end_of_run.measured(measurement, loaded.policy, loaded.rewards, rows.heldout, stages)
         with loop.full_disk_told(run, loaded):
             loop.save(recipe, run, loaded, ended, evaluation)
         print(end_of_run.closing_lines(evaluation, run))

@@ -1,7 +1,7 @@
 """Each arm's answers to the questions of a suite, from the store first."""
 
 import hashlib
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def model_facts(policy: Any, subject: Subject) -> dict[str, Any]:
         "template_sha256": trained_adapter.template_sha256(policy.tokenizer),
         "template_options": TEMPLATE_OPTIONS,
         "dtype": f"{subject.quantization}, {policy.model.dtype}".replace("torch.", ""),
+        **({"stages": {s.arm: s.adapter_sha256 for s in subject.stages}} if subject.stages else {}),
     }
 
 
@@ -48,7 +49,8 @@ class Asking:
         self.store = store
         self.seed = seed
         self.budget = tokens_per_batch or tokens_at_once(policy.model)
-        self.facts = model_facts(policy, subject)
+        self.facts = {key: fact for key, fact in model_facts(policy, subject).items() if key != "stages"}
+        self.adapters = {"tuned": self.facts["adapter_sha256"]} | {s.arm: s.adapter_sha256 for s in subject.stages}
 
     def everything(
         self, asked: list[tuple[Task, list[Question]]], arms: tuple[str, ...]
@@ -62,7 +64,7 @@ class Asking:
             for (task, questions), found in zip(asked, said, strict=True):
                 for arm in _arms_asked(task, arms):
                     bar.set_postfix_str(f"{task.name}, {arm}")
-                    with self.policy.model.disable_adapter() if arm != "tuned" else nullcontext():
+                    with trained_adapter.in_effect(self.policy.model, arm):
                         found[arm] = self._of_arm(task, questions, arm, bar)
         return said
 
@@ -113,15 +115,15 @@ class Asking:
             ) from None
 
     def _key(self, task: Task, question: Question, arm: str, text: str, sampling: Sampling, sample: int) -> str:
-        facts = self.facts if arm == "tuned" else self.facts | {"adapter_sha256": None}
+        facts = self.facts | {"adapter_sha256": self.adapters.get(arm)}
         drawn = {"seed": self.seed, "sample": sample} if sampling.temperature else {}
         settings = asdict(sampling) | drawn
         return key(arm=arm, **facts, task=task.name, version=task.version, question=question.id, text=text, **settings)
 
 
 def _arms_asked(task: Task, arms: tuple[str, ...]) -> tuple[str, ...]:
-    """The plain arm has no part where a judge compares two answers."""
-    return arms if task.judged else tuple(arm for arm in arms if arm != "base_plain")
+    """Where a judge compares two answers they are the base's and the tuned one's."""
+    return arms if task.judged else tuple(arm for arm in arms if arm in ("base", "tuned"))
 
 
 def _batches(

@@ -4,7 +4,6 @@ It answers every question anew, in batches of its own, where `evaluate` keeps an
 scorers, statistics and the form of evaluation.json are the same.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from grlo_lite.evaluation.tasks.questions import questions_sha256
 from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
 from grlo_lite.generation.answers import rows_at_once, sampled_answers
 from grlo_lite.generation.request import Answer
-from grlo_lite.models import chat_template
+from grlo_lite.models import chat_template, trained_adapter
+from grlo_lite.models.trained_adapter import Stage
 from grlo_lite.prompts.row_formats import with_messages
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir.layout import RunDir
@@ -49,19 +49,28 @@ def measurement(recipe: Recipe) -> Measurement:
     return Measurement(recipe, asked, missing)
 
 
-def measured(planned: Measurement, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:
+def measured(
+    planned: Measurement, policy: Any, rewards: Any, heldout_rows: list, stages: tuple[Stage, ...] = ()
+) -> dict[str, Any]:
     """evaluation.json of a trained policy: the reward of the answers to prompts that were kept out of training, and
-    the suite.
+    the suite. The `stages` that it went on from are arms of their own.
     """
-    recipe, outcomes = planned.recipe, []
     policy.model.eval()
+    with trained_adapter.stages_loaded(policy.model, stages):
+        return _measured(planned, policy, rewards, heldout_rows, (*ARMS, *(stage.arm for stage in stages)))
+
+
+def _measured(
+    planned: Measurement, policy: Any, rewards: Any, heldout_rows: list, arms: tuple[str, ...]
+) -> dict[str, Any]:
+    recipe, outcomes = planned.recipe, []
     if len(heldout_rows) > 1 and recipe.evaluation.heldout_prompts:
-        print(f"measuring: {len(heldout_rows)} held-out prompts, base and tuned", flush=True)
-        outcomes.append(_heldout(recipe, policy, rewards, heldout_rows))
+        print(f"measuring: {len(heldout_rows)} held-out prompts, {_named(arms)}", flush=True)
+        outcomes.append(_heldout(recipe, policy, rewards, heldout_rows, arms))
     for task, questions in planned.asked:
-        print(f"measuring: {task.name}, {len(questions)} questions, base and tuned", flush=True)
+        print(f"measuring: {task.name}, {len(questions)} questions, {_named(arms)}", flush=True)
         texts = [_text(policy, question.prompt) for question in questions]
-        said = _both_arms(policy, texts, task, recipe)
+        said = _of_arms(arms, policy, texts, task, recipe)
         assert task.judged is not None
         verdicts = {
             arm: [[task.judged(q, a.text) for a in samples] for q, samples in zip(questions, answers, strict=True)]
@@ -85,11 +94,16 @@ def closing_lines(evaluation: dict[str, Any], run: RunDir) -> str:
     return "\n".join([*shown, "", f"the adapter is in {run.adapter}; next:", *following])
 
 
-def _heldout(recipe: Recipe, policy: Any, rewards: Any, rows: list) -> Outcome:
-    """The raw score of both arms' answers to the held-out prompts, as a task of its own."""
+def _named(arms: tuple[str, ...]) -> str:
+    *firsts, last = (arm.replace("_", " ") for arm in arms)
+    return f"{', '.join(firsts)} and {last}"
+
+
+def _heldout(recipe: Recipe, policy: Any, rewards: Any, rows: list, arms: tuple[str, ...]) -> Outcome:
+    """The raw score of each arm's answers to the held-out prompts, as a task of its own."""
     name, domain = ("heldout-chat", "chat") if recipe.reward.judges else ("heldout-prompts", "held-out prompts")
     task = Task(name, domain, 1, recipe.rollout.max_tokens, lambda _: [], None, metric="reward", temperature=1)
-    said = _both_arms(policy, [chat_template.formatted(policy.tokenizer, row) for row in rows], task, recipe)
+    said = _of_arms(arms, policy, [chat_template.formatted(policy.tokenizer, row) for row in rows], task, recipe)
     verdicts = {}
     for arm, answers in said.items():
         conversations = [
@@ -105,14 +119,16 @@ def _text(policy: Any, question: str) -> str:
     return chat_template.formatted(policy.tokenizer, [{"role": "user", "content": question}])
 
 
-def _both_arms(policy: Any, texts: list[str], task: Task, recipe: Recipe) -> dict[str, list[list[Answer]]]:
+def _of_arms(
+    arms: tuple[str, ...], policy: Any, texts: list[str], task: Task, recipe: Recipe
+) -> dict[str, list[list[Answer]]]:
     """Each arm's answers to the same texts with the same seed, `task.samples` a text: base with the adapter off, tuned
-    with it on.
+    with it on, a stage with its own.
     """
     at_once, said = rows_at_once(policy.model, recipe.rollout.batch), {}
     repeated = [text for text in texts for _ in range(task.samples)]
-    for arm in ARMS:
-        with policy.model.disable_adapter() if arm == "base" else nullcontext():
+    for arm in arms:
+        with trained_adapter.in_effect(policy.model, arm):
             answers = sampled_answers(policy, repeated, task.sampling(), at_once, recipe.seed)
         said[arm] = [answers[start : start + task.samples] for start in range(0, len(answers), task.samples)]
     return said

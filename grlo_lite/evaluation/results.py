@@ -64,7 +64,7 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
     for row, adjusted in zip(rows, holm([pair.p_value for pair in pairs]), strict=True):
         row["p_value_holm"] = adjusted
     accurate = [(o, pair) for o, pair in zip(outcomes, pairs, strict=True) if o.task.metric == "accuracy"]
-    arms = list(outcomes[0].answers) if outcomes else list(ARMS)
+    arms = list(dict.fromkeys(arm for o in outcomes for arm in o.answers)) or list(ARMS)
     result: dict[str, Any] = {
         "suite": suite,
         "arms": arms,
@@ -81,20 +81,25 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
             {"domain": domain, "tasks": len(found), **mean_of_differences(found)} for domain, found in by_domain.items()
         ]
         result["average_of_domains"] = _mean_of_domains(list(by_domain.values()))
-        if PLAIN in result["arms"]:
-            plain = [paired_difference(o.scores(PLAIN), o.scores("tuned")) for o, _ in accurate]
-            result["average_against_base_plain"] = mean_of_differences(plain)
+        for arm in other_arms(result):
+            theirs = [paired_difference(o.scores(arm), o.scores("tuned")) for o, _ in accurate]
+            result[f"average_against_{arm}"] = mean_of_differences(theirs)
     reference = _published([o.task.name for o in outcomes])
     return result | ({"published_under_another_protocol": reference} if reference else {})
+
+
+def other_arms(result: dict[str, Any]) -> list[str]:
+    """The arms beside base and tuned that tuned is held against as well: the plain base, and the stages before."""
+    return [arm for arm in result["arms"] if arm not in ARMS]
 
 
 def _row(outcome: Outcome, pair: PairedDifference) -> dict[str, Any]:
     task = outcome.task
     row = task_row(task.name, task.domain, task.metric, pair)
-    if PLAIN in outcome.answers:
-        against = paired_difference(outcome.scores(PLAIN), outcome.scores("tuned"))
+    for arm in (arm for arm in outcome.answers if arm not in ARMS):
+        against = paired_difference(outcome.scores(arm), outcome.scores("tuned"))
         kept = ("base", "difference", "ci_low", "ci_high", "p_value")
-        row["against_base_plain"] = {name: value for name, value in asdict(against).items() if name in kept}
+        row[f"against_{arm}"] = {name: value for name, value in asdict(against).items() if name in kept}
     difference_N = outcome.scores("tuned") - outcome.scores("base")
     if not np.isin(difference_N, (-1, 0, 1)).all():
         low, high = bca_interval(difference_N, seed=0)
@@ -148,25 +153,35 @@ def answer_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
 
 def table(result: dict[str, Any]) -> str:
     """evaluation.json for a person, with a verdict on each difference after Holm's correction over the tasks."""
-    head = ("domain", "task", "n", "base plain", "base", "tuned", "difference", "95 % interval", "more than chance?")
-    rows: list[tuple[str, ...]] = [(*head, "could show")]
+    stages = [arm for arm in other_arms(result) if arm != PLAIN]
+    plain = [PLAIN] if PLAIN in result["arms"] else []
+    head = ("tuned", "difference", "95 % interval", "more than chance?", "could show")
+    shown = [arm.replace("_", " ") for arm in (*plain, "base", *stages)]
+    rows: list[tuple[str, ...]] = [("domain", "task", "n", *shown, *head)]
+
+    def arms(found: dict[str, Any], before: str) -> list[str]:
+        """Each arm's own number, then tuned less base with its interval."""
+        base, *rest = numbers(found)
+        theirs = {arm: found.get(f"{before}_{arm}", {}).get("base") for arm in (*plain, *stages)}
+        said = {arm: "" if rate is None else f"{rate:.3f}" for arm, rate in theirs.items()}
+        return [*(said[arm] for arm in plain), base, *(said[arm] for arm in stages), *rest]
+
     for task in result["tasks"]:
-        plain = f"{task['against_base_plain']['base']:.3f}" if "against_base_plain" in task else ""
         chance = f"{'yes' if task['p_value_holm'] < 0.05 else 'no'} (p {task['p_value_holm']:.2g})"
         name = task["task"] + (f" avg@{task['samples']}" if task["samples"] > 1 else "")
         name += "" if task["metric"] == "accuracy" else f" ({task['metric'].replace('_', ' ')})"
-        rows.append(
-            (task["domain"], name, str(task["n"]), plain, *numbers(task), chance, f"{task['smallest_detectable']:.3f}")
-        )
+        could_show = f"{task['smallest_detectable']:.3f}"
+        rows.append((task["domain"], name, str(task["n"]), *arms(task, "against"), chance, could_show))
     for domain in result.get("domains", []):
         if domain["tasks"] > 1:
-            rows.append((domain["domain"], f"mean of {domain['tasks']}", "", "", *numbers(domain), "", ""))
-    for title, key in (("average of tasks", "average"), ("average of domains", "average_of_domains")):
+            rows.append((domain["domain"], f"mean of {domain['tasks']}", "", *arms(domain, ""), "", ""))
+    for title, key, before in (
+        ("average of tasks", "average", "average_against"),
+        ("average of domains", "average_of_domains", ""),
+    ):
         if key in result:
-            plain = result.get("average_against_base_plain", {}).get("base") if key == "average" else None
-            rows.append((title, "", "", f"{plain:.3f}" if plain is not None else "", *numbers(result[key]), "", ""))
-    if PLAIN not in result["arms"]:
-        rows = [(*row[:3], *row[4:]) for row in rows]
+            against = {name: mean for name, mean in result.items() if before and name.startswith(before)}
+            rows.append((title, "", "", *arms(result[key] | against, before), "", ""))
     return "\n".join([*aligned(rows, left=2), "", *_notes(result)])
 
 
@@ -188,11 +203,21 @@ def _notes(result: dict[str, Any]) -> list[str]:
             f"against the base without the template the average gain is {gain['difference']:+.3f} "
             f"[{gain['ci_low']:+.3f}, {gain['ci_high']:+.3f}]: what is beyond the template."
         )
+    for arm in (arm for arm in other_arms(result) if arm != PLAIN):
+        notes += _against_stage(result, arm)
     notes += [f"left out: {said}" for said in result["missing"]]
     for model, accuracies in result.get("published_under_another_protocol", {}).items():
         numbers = ", ".join(f"{task} {accuracy:.3f}" for task, accuracy in accuracies.items())
         notes.append(f"another protocol, not comparable: {model} (General-Reasoner's release): {numbers}")
     return notes
+
+
+def _against_stage(result: dict[str, Any], arm: str) -> list[str]:
+    """What this stage added to an earlier one, a task each and on average."""
+    rows = [(task["task"], task[f"against_{arm}"]) for task in result["tasks"] if f"against_{arm}" in task]
+    rows += [("average", result[f"average_against_{arm}"])] if f"average_against_{arm}" in result else []
+    said = [f"{name} {g['difference']:+.3f} [{g['ci_low']:+.3f}, {g['ci_high']:+.3f}]" for name, g in rows]
+    return [f"against {arm.replace('_', ' ')}, paired: {', '.join(said)}."] if said else []
 
 
 def _judged(task: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ def find(path: Path, base: str | None) -> Subject:
         trained_by, template = recipe.reward.name or recipe.reward.said, environment["template_sha256"]
         return Subject(
             run, run.adapter, name, model.revision, model.quantization, trained_by, template, recipe.cpu_dtype,
-            _stages(environment.get("lineage", [])),
+            stages_of(environment.get("lineage", [])),
         )  # fmt: skip
     if not (path / "adapter_config.json").is_file():
         raise _no_subject(path)
@@ -116,7 +116,8 @@ def find(path: Path, base: str | None) -> Subject:
     return Subject(RunDir(path), path, name, config.get("revision") or "main", "nf4", None, None)
 
 
-def _stages(lineage: list[dict[str, Any]]) -> tuple[Stage, ...]:
+def stages_of(lineage: list[dict[str, Any]]) -> tuple[Stage, ...]:
+    """The stages that a lineage tells of, the first one first."""
     rows = enumerate(lineage, 1)
     return tuple(Stage(f"stage_{n}", Path(row["adapter"]), row["adapter_sha256"]) for n, row in rows)
 
