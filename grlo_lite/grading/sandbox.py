@@ -15,13 +15,10 @@ import json
 import os
 import platform
 import resource
-import secrets
 import struct
-import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 FILE_BYTES = 16 * 2**20
 
@@ -80,8 +77,7 @@ CLONE3 = 435  # refused as "not implemented", upon which the C library falls bac
 CLONE_THREAD = 0x10000
 
 
-@dataclass(frozen=True)
-class Execution:
+class Execution(NamedTuple):
     """Whether a program ran to its end, and if not, why."""
 
     passed: bool
@@ -102,6 +98,10 @@ def passes(program: str, seconds: float = 10.0, memory_mib: int = 1024) -> Execu
 
     Exiting early does not pass, with whatever code. The limits are wall time and address space.
     """
+    import secrets  # these three here: they would be half of what a child takes to start
+    import subprocess
+    import tempfile
+
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="grlo-") as folder:
         reading, writing = os.pipe()

@@ -316,8 +316,9 @@ class Reward(Section):
     @property
     def said(self) -> str:
         """The sources by name, for people: `microcosm + verifiable mathematics`."""
-        functions, graders = [one.function for one in self.python], [one.grader for one in self.verifiable]
-        return " + ".join([*(judge.name for judge in self.judges), *functions, *(f"verifiable {g}" for g in graders)])
+        graders = ", ".join(one.grader for one in self.verifiable)
+        parts = [*(judge.name for judge in self.judges), *(one.function for one in self.python)]
+        return " + ".join([*parts, *([f"verifiable {graders}"] if graders else [])])
 
     @model_validator(mode="after")
     def sources_have_names_of_their_own(self):
