@@ -72,12 +72,12 @@ def why_no_signal(batch: ScoredBatch, reward: Reward) -> str | None:
         return "the answers to each prompt are the same, word for word; raise rollout.temperature"
     if any(np.ptp(raw_G) > 0 for raw_G in groups(batch, batch.raw_B)):
         return "their scores differ, but not what shaping makes of them; see reward.clip and reward.truncated"
-    if reward.verifiable and not reward.judges:
-        return (
-            "the answers to each prompt are all right or all wrong; choose easier or harder prompts, or a larger "
-            "rollout.group_size"
-        )
-    return "the reward is the same for them all; ask `python -m grlo_lite.doctor` what a reward model can tell apart"
+    if reward.judges:
+        return "the reward model scores them all the same; ask `python -m grlo_lite.doctor` what it can tell apart"
+    return (
+        "the answers to each prompt earn all the same, as where all are right or all are wrong; choose easier or harder "
+        "prompts, or a larger rollout.group_size"
+    )
 
 
 def groups(batch: ScoredBatch, values_B: Any) -> list[Any]:
