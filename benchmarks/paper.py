@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -139,7 +140,7 @@ def rollouts_to(curve: list[tuple[int, float]], target: float) -> float | None:
     """
     if curve[0][1] >= target:
         return 0.0
-    for (before, low), (after, high) in zip(curve, curve[1:], strict=False):
+    for (before, low), (after, high) in pairwise(curve):
         if high >= target:
             return before + (after - before) * (target - low) / (high - low)
     return None

@@ -75,8 +75,8 @@ def why_no_signal(batch: ScoredBatch, reward: Reward) -> str | None:
     if reward.judges:
         return "the reward model scores them all the same; ask `python -m grlo_lite.doctor` what it can tell apart"
     return (
-        "the answers to each prompt earn all the same, as where all are right or all are wrong; choose easier or harder "
-        "prompts, or a larger rollout.group_size"
+        "the answers to each prompt earn all the same, as where all are right or all are wrong; choose easier or "
+        "harder prompts, or a larger rollout.group_size"
     )
 
 
