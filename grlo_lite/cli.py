@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from grlo_lite.errors import BadInput, DiskFull, DoesNotFit
+from grlo_lite.wording import shortened
 
 FAILED = 1
 BAD_INPUT = 2
@@ -57,7 +58,7 @@ def parsed_with_recipe(
     named = [word for word in arguments.words if "=" not in word]
     if len(named) > 1:
         raise BadInput(
-            f"{named[1]!r} has no '=', so it is a second recipe beside {named[0]!r}; "
+            f"{shortened(named[1])} has no '=', so it is a second recipe beside {shortened(named[0])}; "
             "write an override as section.key=value"
         )
     return arguments, named[0] if named else None, [word for word in arguments.words if "=" in word]

@@ -24,7 +24,6 @@ from grlo_lite.checks.reward_model import (
 )
 from grlo_lite.cli import parsed_with_recipe, run_command, settle_libraries
 from grlo_lite.errors import BadInput
-from grlo_lite.evaluation.tasks import suites
 from grlo_lite.models import loading as models
 from grlo_lite.models.backends import place
 from grlo_lite.prompts import prepared
@@ -68,7 +67,7 @@ def diagnosis(recipe: Recipe, after_policy: bool, prompt_count: int) -> list[Che
     before = None if after_policy else pair_scores(scorer, pairs)
     policy = policy or models.load_policy(recipe, where)
     checks.append(unpatched_check(before, pair_scores(scorer, pairs)))
-    rows = prepared.prompt_rows(recipe, None, suites.question_sets()).train
+    rows = prepared.prompt_rows(recipe).train
     checks.append(endings_check(recipe, policy, rows))
     conversations = policy_conversations(recipe, policy, rows, prompt_count)
     four_bit = scorer.score([c for group in conversations for c in group])

@@ -5,6 +5,7 @@ Reads top to bottom: what is evaluated, which questions, the model, the answers 
 
 import argparse
 import json
+import os.path
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from grlo_lite.evaluation.tasks.suites import Asked, suite_questions
 from grlo_lite.evaluation.verdicts import judged_outcomes
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.rundir import files
+from grlo_lite.wording import cut
 
 EVERY_ARM = (*ARMS, PLAIN)
 
@@ -28,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     subject = trained_adapter.find(arguments.subject, arguments.base)
     suite = arguments.suite or ("microcosm" if names.name_of(subject.base) == "microcosm" else "quick")
     print(f"suite {suite} on {subject.adapter}", flush=True)
-    settle_libraries(offline=names.is_here(subject.base) and (bool(arguments.data_dir) or suite == "microcosm"))
+    needs_no_hub = bool(arguments.data_dir) or all(task.built_in for task in suites.SUITES[suite])
+    settle_libraries(offline=names.is_here(subject.base) and needs_no_hub)
     limits = Asked(
         arguments.limit, arguments.samples, arguments.max_tokens, arguments.data_dir,
         arguments.allow_code_execution, arguments.strict,
@@ -86,8 +89,9 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise BadInput(f"--{name.replace('_', '-')}={value} is too small; it must be at least {least}")
-    if arguments.data_dir is not None and not arguments.data_dir.is_dir():
-        raise BadInput(f"--data-dir={arguments.data_dir} is no folder; docs/evaluation.md lists the files it may hold")
+    folder = arguments.data_dir
+    if folder is not None and not os.path.isdir(folder):  # Path.is_dir() raises where a name is too long
+        raise BadInput(f"--data-dir={cut(str(folder))} is no folder; docs/evaluation.md lists the files it may hold")
     return arguments
 
 

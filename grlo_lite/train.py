@@ -11,7 +11,6 @@ from pathlib import Path
 
 from grlo_lite.cli import INTERRUPTED, parsed_with_recipe, run_command, settle_cuda, settle_libraries
 from grlo_lite.errors import DoesNotFit
-from grlo_lite.evaluation.tasks import suites
 from grlo_lite.machine import cuda, processes
 from grlo_lite.models.backends import Place, place
 from grlo_lite.planning import this_machine
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe = fitted(recipe, this_machine.this_card(), resuming=run is not None)
 
     # 3. The prompts, and the run directory
-    rows = prompt_rows(recipe, arguments.write_prompts, suites.question_sets())
+    rows = prompt_rows(recipe, arguments.write_prompts)
     is_new = run is None
     run = run or layout.begun(arguments.run_dir, name, recipe, rows.contamination)
     print(f"run directory {run.path}", flush=True)

@@ -1,5 +1,6 @@
 """Text for people: aligned tables, durations, shortened values, the numbers of a row of results."""
 
+from collections.abc import Collection
 from typing import Any
 
 
@@ -9,15 +10,11 @@ def numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
     return f"{row['base']:.3f}", f"{row['tuned']:.3f}", f"{row['difference']:+.3f}", interval
 
 
-def aligned(rows: list[tuple[str, ...]], left: int) -> list[str]:
-    """The rows as lines of equally wide cells; the first `left` columns are flush left, the others flush right."""
+def aligned(rows: list[tuple[str, ...]], left: Collection[int]) -> list[str]:
+    """The rows as lines of equally wide cells; the columns of the numbers in `left` are flush left, others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    line = "  ".join(f"{{:{'<' if number in left else '>'}{width}}}" for number, width in enumerate(widths))
+    return [line.format(*row).rstrip() for row in rows]
 
 
 def duration(seconds: float) -> str:

@@ -14,18 +14,12 @@ from grlo_lite.evaluation.paired_statistics import (
     paired_difference,
     permutation_p_value,
 )
+from grlo_lite.evaluation.tasks.questions import questions_sha256
 from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
 from grlo_lite.generation.request import Answer
 from grlo_lite.wording import aligned, numbers
 
 ARMS = ("base", "tuned")
-
-
-def task_row(name: str, domain: str, metric: str, difference: PairedDifference) -> dict[str, Any]:
-    """One task of evaluation.json."""
-    numbers = asdict(difference)
-    del numbers["standard_error"]
-    return {"task": name, "domain": domain, "metric": metric, **numbers}
 
 
 PLAIN = "base_plain"  # a third arm: the base asked without a template
@@ -41,7 +35,6 @@ class Outcome:
 
     task: Task
     questions: list[Question]
-    questions_sha256: str
     answers: dict[str, list[list[Answer]]]
     verdicts: dict[str, list[list[Verdict]]]
     judge: dict[str, Any] | None = None
@@ -55,6 +48,16 @@ class Outcome:
         if of == "truncated":
             return float(np.mean([a.truncated for samples in self.answers[arm] for a in samples]))
         return float(np.mean([v.why == "nothing found" for samples in self.verdicts[arm] for v in samples]))
+
+
+def scored(task: Task, questions: list[Question], said: dict[str, list[list[Answer]]]) -> Outcome:
+    """The outcome of a task that has a scorer."""
+    assert task.judged is not None
+    verdicts = {
+        arm: [[task.judged(q, a.text) for a in samples] for q, samples in zip(questions, answers, strict=True)]
+        for arm, answers in said.items()
+    }
+    return Outcome(task, questions, said, verdicts)
 
 
 def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +93,8 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
 
 def _row(outcome: Outcome, pair: PairedDifference) -> dict[str, Any]:
     task = outcome.task
-    row = task_row(task.name, task.domain, task.metric, pair)
+    row = {"task": task.name, "domain": task.domain, "metric": task.metric, **asdict(pair)}
+    del row["standard_error"]
     if PLAIN in outcome.answers:
         against = paired_difference(outcome.scores(PLAIN), outcome.scores("tuned"))
         kept = ("base", "difference", "ci_low", "ci_high", "p_value")
@@ -100,7 +104,7 @@ def _row(outcome: Outcome, pair: PairedDifference) -> dict[str, Any]:
         low, high = bca_interval(difference_N, seed=0)
         row |= {"p_value_permutation": permutation_p_value(difference_N, seed=0), "bca_low": low, "bca_high": high}
     row |= {"version": task.version, "samples": task.samples, "max_tokens": task.max_tokens}
-    row |= {"temperature": task.temperature, "questions_sha256": outcome.questions_sha256}
+    row |= {"temperature": task.temperature, "questions_sha256": questions_sha256(outcome.questions)}
     row["truncated"] = {arm: outcome.share(arm, "truncated") for arm in outcome.answers}
     row["nothing_found"] = {arm: outcome.share(arm, "nothing") for arm in outcome.answers}
     return row | ({"judge": outcome.judge} if outcome.judge else {})
@@ -167,7 +171,7 @@ def table(result: dict[str, Any]) -> str:
             rows.append((title, "", "", f"{plain:.3f}" if plain is not None else "", *numbers(result[key]), "", ""))
     if PLAIN not in result["arms"]:
         rows = [(*row[:3], *row[4:]) for row in rows]
-    return "\n".join([*aligned(rows, left=2), "", *_notes(result)])
+    return "\n".join([*aligned(rows, left=(0, 1)), "", *_notes(result)])
 
 
 def _notes(result: dict[str, Any]) -> list[str]:

@@ -4,9 +4,9 @@ from dataclasses import asdict
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.evaluation import pairwise_judge
 from grlo_lite.evaluation.answer_store import AnswerStore, key
-from grlo_lite.evaluation.results import Outcome
-from grlo_lite.evaluation.tasks.questions import questions_sha256
+from grlo_lite.evaluation.results import Outcome, scored
 from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
 from grlo_lite.generation.request import Answer
 from grlo_lite.models import names
@@ -25,21 +25,16 @@ def judged_outcomes(
     """Each task's verdicts: by its scorer, or, where it has none and both arms answered, by the judge."""
     outcomes = []
     for (task, questions), said in zip(asked, answers, strict=True):
-        digest = questions_sha256(questions)
         if task.judged is not None:
             print(f"judging {task.name}", flush=True)
-            verdicts = {
-                arm: [[task.judged(q, a.text) for a in samples] for q, samples in zip(questions, by_arm, strict=True)]
-                for arm, by_arm in said.items()
-            }
-            outcomes.append(Outcome(task, questions, digest, said, verdicts))
+            outcomes.append(scored(task, questions, said))
         elif {"base", "tuned"} <= set(said):
             name = judge or _default_judge(subject)
             print(f"judging {task.name} with {name}", flush=True)
             verdicts, comparison = _compared(questions, said, name, policy, subject, store)
-            outcomes.append(Outcome(task, questions, digest, said, verdicts, comparison))
+            outcomes.append(Outcome(task, questions, said, verdicts, comparison))
         else:
-            outcomes.append(Outcome(task, questions, digest, {}, {}))
+            outcomes.append(Outcome(task, questions, {}, {}))
     return outcomes
 
 
@@ -55,8 +50,6 @@ def _compared(
     questions: list[Question], said: dict[str, list[list[Answer]]], name: str, policy: Any, subject: Subject, store: Any
 ) -> tuple[dict[str, list[list[Verdict]]], dict[str, Any]]:
     """The judge's preferences as verdicts of both arms, and its part of evaluation.json."""
-    from grlo_lite.evaluation import pairwise_judge
-
     texts = {arm: [samples[0].text for samples in said[arm]] for arm in ("base", "tuned")}
     triples = list(zip([q.prompt for q in questions], texts["base"], texts["tuned"], strict=True))
     keys = [key(judge=name, prompt=p, base=b, tuned=t) for p, b, t in triples]
@@ -80,8 +73,6 @@ def _compared(
 
 
 def _endpoint(name: str) -> Any:
-    from grlo_lite.evaluation import pairwise_judge
-
     url, hash_sign, model = name.partition("#")
     if not hash_sign or not model:
         raise BadInput(
@@ -91,7 +82,6 @@ def _endpoint(name: str) -> Any:
 
 
 def _reward_judge(name: str, device: Any) -> Any:
-    from grlo_lite.evaluation import pairwise_judge
     from grlo_lite.models import reward_model
 
     model = reward_model.load(Judge(name=name), device, 4096, "auto")

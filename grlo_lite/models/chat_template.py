@@ -74,6 +74,13 @@ def pad_token(tokenizer: Any) -> str | None:
     return next((token for word in spare_words for token in found if word in token.lower()), None)
 
 
+def with_answers(asked: list[Messages], answers: list[str]) -> list[Messages]:
+    """Each conversation with what the assistant answered to it."""
+    return [
+        [*messages, {"role": "assistant", "content": answer}] for messages, answer in zip(asked, answers, strict=True)
+    ]
+
+
 def formatted(tokenizer: Any, messages: Messages) -> str:
     """A conversation as the text that the policy goes on from, in its tokenizer's own chat template."""
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)

@@ -200,8 +200,7 @@ def layer_bytes(shape: Shape, card: Card) -> int:
     """Bytes a token that one layer saves for its backward pass: each adapted module's input and output, once in fp32
     for the adapter and once in the compute dtype, the MLP's three wide tensors, the norms.
     """
-    inputs = sum(side for _, side in shape.linears.values())
-    outputs = sum(side for side, _ in shape.linears.values())
+    outputs, inputs = shape.sides
     width = 4 + (2 if card.float_bytes == 2 else 0)
     return width * (inputs + outputs) + card.float_bytes * 3 * shape.mlp + 8 * shape.hidden
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from grlo_lite.errors import BadInput
 from grlo_lite.models.chat_template import Messages
 from grlo_lite.prompts.similarity import near_duplicates
+from grlo_lite.wording import aligned
 
 TokenCount = Callable[[Messages], int]
 
@@ -62,11 +63,7 @@ def steps_table(steps: list[Step]) -> str:
         (step.name, f"{step.dropped:,}" if step.name != "read" else "", f"{step.left:,}", step.example)
         for step in steps
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(
-        f"{name.ljust(widths[0])}  {dropped.rjust(widths[1])}  {left.rjust(widths[2])}  {example}".rstrip()
-        for name, dropped, left, example in rows
-    )
+    return "\n".join(aligned(rows, left=(0, 3)))
 
 
 def _composed(row: Messages) -> Messages:

@@ -3,6 +3,7 @@
 import difflib
 import os.path
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -54,6 +55,14 @@ def load(name: str, overrides: list[str]) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise BadInput(f"{_where(path, overrides)}: {explained(error.errors())}") from None
+
+
+def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with other values, by their keys `section.key`, as they are."""
+    for key, value in changes.items():
+        section, name = key.split(".")
+        recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update={name: value})})
+    return recipe
 
 
 def dumped(recipe: Recipe) -> str:

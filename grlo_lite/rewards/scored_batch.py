@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from grlo_lite.models.reward_model import Messages
+from grlo_lite.models.chat_template import Messages
 
 
 @dataclass(frozen=True)

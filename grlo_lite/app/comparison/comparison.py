@@ -234,15 +234,9 @@ class Comparison:
             return replies, "no score: the reward model that is at hand is not the one of this adapter's run"
         try:
             self._judge = self._judge or self._load_judge()
-            scores = self._judge.score(
-                [
-                    [
-                        *_messages(request.turns, request.question, arm, request.settings.system),
-                        {"role": "assistant", "content": reply.text},
-                    ]
-                    for arm, reply in replies.items()
-                ]
-            )
+            asked = [_messages(request.turns, request.question, arm, request.settings.system) for arm in replies]
+            said = [reply.text for reply in replies.values()]
+            scores = self._judge.score(chat_template.with_answers(asked, said))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return replies, "no score: the reward model does not fit into the memory beside the policy"

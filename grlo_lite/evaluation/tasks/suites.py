@@ -9,6 +9,7 @@ from grlo_lite.evaluation.tasks import mathematics as mathematics_tasks
 from grlo_lite.evaluation.tasks import microcosm as microcosm_task
 from grlo_lite.evaluation.tasks.questions import Missing, questions_of
 from grlo_lite.evaluation.tasks.task import Question, Task
+from grlo_lite.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,18 @@ SUITES: dict[str, tuple[Task, ...]] = {
     "chat": (instructions.IFEVAL, chat.CHAT),
     "microcosm": (*microcosm_task.exams(), microcosm_task.CHAT),
 }
+
+
+def run_tasks(recipe: Recipe) -> tuple[Task, ...]:
+    """What a run's own measurement asks: the tasks of its suite that need no judge, those of the microcosm with as many
+    questions and tokens as the recipe says.
+    """
+    if recipe.evaluation.suite == "none":
+        return ()
+    tasks = SUITES[recipe.evaluation.suite]
+    if tasks is SUITES["microcosm"]:
+        tasks = microcosm_task.exams(recipe.evaluation.limit, recipe.seed, recipe.rollout.max_tokens)
+    return tuple(task for task in tasks if task.judged is not None)
 
 
 def question_sets() -> dict[str, tuple[str, ...]]:

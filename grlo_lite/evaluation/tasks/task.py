@@ -53,6 +53,11 @@ class Task:
     runs_code: bool = False
     hindrance: Callable[[], str] = str  # why it cannot be scored here, such as a package that is missing; else empty
 
+    @property
+    def built_in(self) -> bool:
+        """Whether its questions need no source."""
+        return not self.files
+
     def sampling(self, plain: bool = False) -> Sampling:
         """How an answer is drawn; only a plain one ends at `stops`, since a turn has an end of its own."""
         return Sampling(self.max_tokens, self.temperature, self.top_p, self.stops if plain else ())
