@@ -4,7 +4,6 @@ Each check passes, fails with what to do, or does not apply. A reward model that
 without an error.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from grlo_lite.checks.reward_model import (
     reward_checks,
     unpatched_check,
 )
-from grlo_lite.cli import parsed_with_recipe, run_command, settle_libraries
+from grlo_lite.cli import command_line, parsed_with_recipe, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.models import loading as models
 from grlo_lite.models.backends import place
@@ -33,9 +32,7 @@ from grlo_lite.recipe.schema import Recipe
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the table; returns 0 where nothing failed, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m grlo_lite.doctor", allow_abbrev=False, description="Checks the machine and the reward model."
-    )
+    parser = command_line("doctor", "Checks the machine and the reward model.")
     parser.add_argument(
         "--after-policy", action="store_true", help="load the policy first, to catch the forwards it patches"
     )

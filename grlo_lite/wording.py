@@ -24,13 +24,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
-def shortened(value: object, most: int = 80) -> str:
-    """A value as Python writes it, in at most `most` characters: what was typed may be a whole file."""
+def shortened(value: object) -> str:
+    """A value as Python writes it, in at most 80 characters: what was typed may be a whole file."""
     try:
-        text = repr(value)
+        return cut(repr(value))
     except ValueError:  # a number of more digits than Python writes out
         return "(a number of thousands of digits)"
-    return cut(text, most)
 
 
 def cut(text: str, most: int = 80) -> str:

@@ -39,8 +39,8 @@ class Watch(TrainerCallback):
         self.run = run
         self.latest = latest  # the newest step's metrics, and samples that show it
         self.why_no_signal = why_no_signal  # what is wrong with the newest step's rewards, if they teach nothing
-        self.lines = read_lines(run.metrics) if run.metrics.is_file() else []
-        self.spoken = {row["guard"] for row in read_lines(run.guards)} if run.guards.is_file() else set()
+        self.lines = read_lines(run.metrics)
+        self.spoken = {row["guard"] for row in read_lines(run.guards)}
         self.because: str | None = None
         self.writes = processes.is_main()
 

@@ -44,7 +44,7 @@ class Recorder(TrainerCallback):
         halvings: Halvings,
         pace: Pace,
     ):
-        before = read_lines(run.metrics)[-1] if run.metrics.is_file() else {}
+        before = (read_lines(run.metrics) or [{}])[-1]
         self.run = run
         self.budget, self.reward = recipe.budget, recipe.reward
         self.updates = recipe.algorithm.updates_per_rollout

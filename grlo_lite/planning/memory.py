@@ -124,11 +124,12 @@ def rollout_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, weight
     cache = sizes.rows_at_once * a_row
     copied = ceil(cache / shape.layers * (1 + shape.heads / shape.kv_heads)) if sizes.engine == "generate" else 0
     dense = card.float_bytes * shape.linear_parameters if sizes.engine == "folded" else 0
+    a_logit = SAMPLING_BYTES + (TOP_P_BYTES if recipe.rollout.top_p < 1 else 0)
     return {
         "weights": weights + dense,
         "KV cache": cache + copied,
         "activations": prefill_bytes(recipe, shape, card, sizes),
-        "logits": sizes.rows_at_once * shape.vocabulary * sampling_bytes(recipe),
+        "logits": sizes.rows_at_once * shape.vocabulary * a_logit,
     }
 
 
@@ -142,10 +143,6 @@ def vllm_rows(recipe: Recipe, shape: Shape, card: Card) -> int:
     weights = policy_bytes(recipe, shape, card)
     read = recipe.prompts.max_tokens * lora_layer_bytes(shape, card, 4) + largest_matrix(shape, card.float_bytes)
     return max(0, int(recipe.rollout.vllm_memory * card.vram) - weights - read) // row_bytes(recipe, shape, card)
-
-
-def sampling_bytes(recipe: Recipe) -> int:
-    return SAMPLING_BYTES + (TOP_P_BYTES if recipe.rollout.top_p < 1 else 0)
 
 
 def loading_bytes(models: Models, card: Card) -> int:
@@ -178,12 +175,6 @@ def scoring_bytes(models: Models, card: Card, tokens: int) -> int:
     )
 
 
-def checkpointing(recipe: Recipe, card: Card) -> bool:
-    """Whether the update computes activations again instead of keeping them; `auto` is on a GPU."""
-    wanted = recipe.optimizer.gradient_checkpointing
-    return card.cuda if wanted == "auto" else wanted
-
-
 def update_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> int:
     """What a micro-batch's backward pass keeps: with gradient checkpointing the residual stream between layers and
     one layer's activations; without it every layer's.
@@ -191,7 +182,7 @@ def update_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> 
     tokens = micro_batch * (recipe.prompts.max_tokens + recipe.rollout.max_tokens)
     layer = int(tokens * layer_bytes(shape, card) * card.activation_share)
     matrix = largest_matrix(shape, card.float_bytes)
-    if not checkpointing(recipe, card):
+    if not recipe.optimizer.checkpoints_activations(card.type):
         return shape.layers * layer + matrix
     return tokens * (shape.layers + 2) * shape.hidden * card.float_bytes + layer + matrix
 

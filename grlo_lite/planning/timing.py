@@ -7,7 +7,7 @@ from grlo_lite.evaluation.tasks import suites
 from grlo_lite.generation.engine_table import CPU_ROWS
 from grlo_lite.planning import fused
 from grlo_lite.planning.cards import Card
-from grlo_lite.planning.memory import WHOLE_BATCH, Models, Sizes, checkpointing
+from grlo_lite.planning.memory import WHOLE_BATCH, Models, Sizes
 from grlo_lite.planning.model_shapes import Shape
 from grlo_lite.recipe.loading import changed
 from grlo_lite.recipe.schema import Recipe
@@ -155,7 +155,7 @@ def update_seconds(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -
     """
     batch = recipe.rollout.batch
     extra = (recipe.algorithm.kl > 0) + (recipe.algorithm.updates_per_rollout > 1)
-    forwards = 1 + checkpointing(recipe, card) + extra
+    forwards = 1 + recipe.optimizer.checkpoints_activations(card.type) + extra
     prompt, completion = padded_tokens(recipe, micro_batch)
     tokens = prompt + completion
     work = update_work(recipe, shape, card, batch * tokens, tokens, forwards)

@@ -13,13 +13,7 @@ from grlo_lite.errors import BadInput
 from grlo_lite.models.chat_template import Messages
 from grlo_lite.prompts import sources
 from grlo_lite.prompts.cleaning import Step, text_of
-from grlo_lite.prompts.row_formats import (
-    CONVERSATION_COLUMNS,
-    TEXT_COLUMNS,
-    TURNS_COLUMN,
-    first_turn,
-    kind,
-)
+from grlo_lite.prompts.row_formats import CONVERSATION_COLUMNS, TEXT_COLUMNS, TURNS_COLUMN, first_turn, kind
 from grlo_lite.prompts.similarity import BATCH, bands, similarity, words
 from grlo_lite.recipe.schema import DataSet
 from grlo_lite.wording import aligned

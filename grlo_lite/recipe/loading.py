@@ -54,7 +54,8 @@ def load(name: str, overrides: list[str]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise BadInput(f"{_where(path, overrides)}: {explained(error.errors())}") from None
+        where = f"recipe {path.stem}" + (" with overrides" if overrides else "")
+        raise BadInput(f"{where}: {explained(error.errors())}") from None
 
 
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -68,10 +69,6 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 def dumped(recipe: Recipe) -> str:
     """The whole recipe as YAML, defaults included; `load` reads it back to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _where(path: Path, overrides: list[str]) -> str:
-    return f"recipe {path.stem}" + (" with overrides" if overrides else "")
 
 
 def _locate(name: str) -> Path:
