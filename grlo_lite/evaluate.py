@@ -14,7 +14,7 @@ from grlo_lite.evaluation.answer_store import AnswerStore
 from grlo_lite.evaluation.answering import Asking, model_facts
 from grlo_lite.evaluation.results import ARMS, PLAIN, answer_rows, evaluation, table
 from grlo_lite.evaluation.tasks import suites
-from grlo_lite.evaluation.tasks.suites import Asked, suite_questions
+from grlo_lite.evaluation.tasks.suites import Limits, suite_questions
 from grlo_lite.evaluation.verdicts import judged_outcomes
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.rundir import files
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"suite {suite} on {subject.adapter}", flush=True)
     needs_no_hub = bool(arguments.data_dir) or all(task.built_in for task in suites.SUITES[suite])
     settle_libraries(offline=names.is_here(subject.base) and needs_no_hub)
-    limits = Asked(
+    limits = Limits(
         arguments.limit, arguments.samples, arguments.max_tokens, arguments.data_dir,
         arguments.allow_code_execution, arguments.strict,
     )  # fmt: skip

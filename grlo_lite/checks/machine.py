@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from pathlib import Path
 
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check, outcome
@@ -30,7 +30,7 @@ def machine_checks(folder: Path) -> list[Check]:
         native = Check("bf16", NOT_APPLICABLE, "fp32 on a CPU")
     free = shutil.disk_usage(folder).free / 2**30
     disk = outcome("disk", free >= 5, f"{free:.0f} GiB free here", "free 5 GiB or more")
-    return [gpu, native, compiler_check(), disk, versions_check(requires("grlo-lite") or [], version)]
+    return [gpu, native, compiler_check(), disk, versions_check(requires("grlo-lite") or [], versions.installed)]
 
 
 def compiler_check() -> Check:
@@ -45,7 +45,7 @@ def compiler_check() -> Check:
     return outcome("C compiler", reason is None, "none that will do" if reason else "compiles", reason or "")
 
 
-def versions_check(requirements: list[str], installed: Callable[[str], str]) -> Check:
+def versions_check(requirements: list[str], installed: Callable[[str], str | None]) -> Check:
     """Whether what is installed is within the ranges that were run."""
     from packaging.requirements import Requirement
 
@@ -54,10 +54,7 @@ def versions_check(requirements: list[str], installed: Callable[[str], str]) -> 
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            found = installed(requirement.name)
-        except PackageNotFoundError:
-            found = "missing"
-        if found == "missing" or not requirement.specifier.contains(found, prereleases=True):
-            wrong.append(f"{requirement.name} is {found}, wanted {requirement.specifier}")
+        found = installed(requirement.name)
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} is {found or 'missing'}, wanted {requirement.specifier}")
     return outcome("versions", not wrong, "; ".join(wrong) or "within range", "pip install -e .")

@@ -8,7 +8,7 @@ from typing import Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.answer_store import AnswerStore, key
-from grlo_lite.evaluation.tasks.task import Question, Task
+from grlo_lite.evaluation.tasks.task import Asked, Question, Said, Task
 from grlo_lite.generation.request import Answer, Sampling
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.models.scoring_budget import batches_under_budget
@@ -51,14 +51,12 @@ class Asking:
         self.budget = tokens_per_batch or tokens_at_once(policy.model)
         self.facts = model_facts(policy, subject)
 
-    def everything(
-        self, asked: list[tuple[Task, list[Question]]], arms: tuple[str, ...]
-    ) -> list[dict[str, list[list[Answer]]]]:
+    def everything(self, asked: Asked, arms: tuple[str, ...]) -> list[Said]:
         """For each task, each arm's answers, a list of K samples a question."""
         from tqdm import tqdm
 
         work = [(task, questions, arm) for task, questions in asked for arm in _arms_asked(task, arms)]
-        said: list[dict[str, list[list[Answer]]]] = [{} for _ in asked]
+        said: list[Said] = [{} for _ in asked]
         with tqdm(total=sum(len(q) * t.samples for t, q, _ in work), unit="answer", desc="answers") as bar:
             for (task, questions), found in zip(asked, said, strict=True):
                 for arm in _arms_asked(task, arms):

@@ -43,11 +43,16 @@ def load(base: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm
         model = load_with_unsloth(base, lora, place, max_tokens, seed, vllm_memory)
     else:
         model = load_with_transformers(base, lora, place, seed, stop_ids)
-    model.generation_config.eos_token_id = stop_ids
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
-    settle_threads(model)
-    return Policy(model, tokenizer, place.backend)
+    return settled(Policy(model, tokenizer, place.backend))
+
+
+def settled(policy: Policy) -> Policy:
+    """The policy, whose generation stops at the template's end of turn as well as at EOS, with threads to its size."""
+    config = policy.model.generation_config
+    config.eos_token_id, config.pad_token_id = stop_token_ids(policy.tokenizer), policy.tokenizer.pad_token_id
+    settle_threads(policy.model)
+    return policy
 
 
 def require_pad_that_ends_nothing(path: str, tokenizer: Any) -> None:

@@ -1,5 +1,6 @@
 """How a run's time compares with its plan, and what is left of it, corrected by the steps that were made."""
 
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -16,13 +17,13 @@ FIRST_STEPS = 3  # after which the plan is corrected; the first of them warms up
 WORTH_SAYING = 1.5  # times by which the run has to be slower or faster than planned
 
 
+@dataclass
 class Pace:
     """Says what is left of a run of `steps`, and once, when that is far from its plan (None where there is none)."""
 
-    def __init__(self, steps: int, plan: Plan | None):
-        self.steps = steps
-        self.plan = plan
-        self.lines: list[dict[str, Any]] = []
+    steps: int
+    plan: Plan | None
+    lines: list[dict[str, Any]] = field(default_factory=list)
 
     def left(self, line: dict[str, Any]) -> float | None:
         """Takes in a step's metrics; the seconds left, closing measurement included, None before FIRST_STEPS."""

@@ -23,6 +23,7 @@ from grlo_lite.generation.decoding import Answers, Prompts, decode
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.twin import twin
 from grlo_lite.machine.device import computes_in_bf16, float_dtype, this_device
+from grlo_lite.machine.versions import installed
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
 from grlo_lite.planning import fused, memory, probes, this_machine, timing
@@ -91,7 +92,7 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     row = {
         "device": name,
         "vram": vram,
-        "torch": probes.torch_version(),
+        "torch": installed("torch"),
         "date": datetime.date.today().isoformat(),
         "width": shape.hidden,
         "rates": {name: rates.get(name, getattr(card, name)) for name in probes.RATES},

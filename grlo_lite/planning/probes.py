@@ -3,11 +3,11 @@
 import json
 import os
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.machine.versions import installed
 from grlo_lite.planning.cards import Card
 
 # What a probe measures, as fields of Card, and how it says so: in which unit, in which words
@@ -77,11 +77,4 @@ def same_device(row: dict[str, Any], device: str, vram: int) -> bool:
     not agree on its memory to the byte.
     """
     same_size = abs(row["vram"] - vram) <= 0.05 * vram
-    return row["device"] == device and same_size and row["torch"] == torch_version()
-
-
-def torch_version() -> str | None:
-    try:
-        return version("torch")
-    except PackageNotFoundError:
-        return None
+    return row["device"] == device and same_size and row["torch"] == installed("torch")

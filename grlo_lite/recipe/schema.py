@@ -81,20 +81,13 @@ def _text_or_list(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "text"
 
 
-Sources = Annotated[
-    Annotated[str, Tag("text")] | Annotated[tuple[Part, ...], Tag("list")],
-    Discriminator(_text_or_list),
-]
-
-
 def _text_or_set(value: Any) -> str:
     return "set" if isinstance(value, dict | DataSet) else "text"
 
 
-Questions = Annotated[
-    Annotated[str, Tag("text")] | Annotated[DataSet, Tag("set")],
-    Discriminator(_text_or_set),
-]
+Text = Annotated[str, Tag("text")]
+Sources = Annotated[Text | Annotated[tuple[Part, ...], Tag("list")], Discriminator(_text_or_list)]
+Questions = Annotated[Text | Annotated[DataSet, Tag("set")], Discriminator(_text_or_set)]
 
 
 class Decontaminate(Section):

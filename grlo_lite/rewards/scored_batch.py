@@ -44,4 +44,5 @@ def joined(batches: list[ScoredBatch]) -> ScoredBatch:
         return parts[0]
 
     columns = {field.name: whole([getattr(batch, field.name) for batch in batches]) for field in fields(ScoredBatch)}
-    return ScoredBatch(**columns | {"cut": sum(batch.cut for batch in batches)})
+    columns["cut"] = sum(batch.cut for batch in batches)
+    return ScoredBatch(**columns)

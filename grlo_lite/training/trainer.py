@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite import prompts
-from grlo_lite.machine.device import float_dtype
+from grlo_lite.machine import device as machine_device
 from grlo_lite.models import chat_template
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
@@ -81,7 +81,7 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -
     """What TRL's configurations for GRPO and RLOO have in common."""
     rollout, algorithm, optimizer = recipe.rollout, recipe.algorithm, recipe.optimizer
     accumulation = batch_an_update(recipe) // micro
-    dtype = str(float_dtype(device, recipe.cpu_dtype)).removeprefix("torch.")
+    dtype = str(machine_device.float_dtype(device, recipe.cpu_dtype)).removeprefix("torch.")
     return {
         "output_dir": str(output_dir),
         "seed": recipe.seed,

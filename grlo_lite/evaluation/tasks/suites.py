@@ -8,12 +8,12 @@ from grlo_lite.evaluation.tasks import chat, choices, code, instructions
 from grlo_lite.evaluation.tasks import mathematics as mathematics_tasks
 from grlo_lite.evaluation.tasks import microcosm as microcosm_task
 from grlo_lite.evaluation.tasks.questions import Missing, questions_of
-from grlo_lite.evaluation.tasks.task import Question, Task
+from grlo_lite.evaluation.tasks.task import Asked, Task
 from grlo_lite.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
-class Asked:
+class Limits:
     """How much of a suite is asked, and from where; None is what each task says itself."""
 
     limit: int | None = None
@@ -24,9 +24,7 @@ class Asked:
     strict: bool = False  # whether a missing task is an error
 
 
-def suite_questions(
-    suite: str, tasks: tuple[Task, ...], asked_for: Asked
-) -> tuple[list[tuple[Task, list[Question]]], list[str]]:
+def suite_questions(suite: str, tasks: tuple[Task, ...], limits: Limits) -> tuple[Asked, list[str]]:
     """A suite's tasks with their questions, and what had to be left out and why.
 
     Raises BadInput where nothing is left, or where something is missing and `strict` is set.
@@ -34,15 +32,15 @@ def suite_questions(
     asked, missing = [], []
     for task in tasks:
         try:
-            if why := _hindrance(task, asked_for.code_allowed):
+            if why := _hindrance(task, limits.code_allowed):
                 raise Missing(f"{task.name}: {why}")
-            questions = questions_of(task, asked_for.data_dir, asked_for.limit)
-            asked.append((_adjusted(task, asked_for), questions))
+            questions = questions_of(task, limits.data_dir, limits.limit)
+            asked.append((_adjusted(task, limits), questions))
         except Missing as absent:
             missing.append(str(absent))
     for said in missing:
         print(f"left out: {said}", flush=True)
-    if not asked or (missing and asked_for.strict):
+    if not asked or (missing and limits.strict):
         more = f"; and {len(missing) - 1} more, listed above" if len(missing) > 1 else ""
         raise BadInput(f"{'not all' if asked else 'nothing'} of suite {suite} can be asked: {missing[0]}{more}")
     return asked, missing
@@ -58,9 +56,9 @@ def _hindrance(task: Task, code_allowed: bool) -> str:
     return sandbox.unavailable() if task.runs_code else ""
 
 
-def _adjusted(task: Task, asked_for: Asked) -> Task:
-    max_tokens = min(task.max_tokens, asked_for.max_tokens or task.max_tokens)
-    samples = asked_for.samples if asked_for.samples and task.temperature else task.samples
+def _adjusted(task: Task, limits: Limits) -> Task:
+    max_tokens = min(task.max_tokens, limits.max_tokens or task.max_tokens)
+    samples = limits.samples if limits.samples and task.temperature else task.samples
     return replace(task, max_tokens=max_tokens, samples=samples)
 
 
