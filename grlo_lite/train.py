@@ -43,11 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, until there is a step to finish
     cuda.require_usable_gpu()
     where = place(recipe)
-    if where.device.type == "cuda":
-        cuda.require_compiler()
     if not processes.is_main():
         sys.stdout = io.StringIO()
     if where.device.type == "cuda":
+        cuda.require_compiler()
         recipe = fitted(recipe, this_machine.this_card(), resuming=run is not None)
 
     # 3. The prompts, and the run directory

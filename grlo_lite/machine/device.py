@@ -102,6 +102,5 @@ def is_out_of_memory(error: Exception) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size
 
     of_cuda = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "CUDA driver error: out of memory")
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in of_cuda):
-        return True
-    return should_reduce_batch_size(error)
+    of_cuda_alone = isinstance(error, RuntimeError) and any(words in str(error) for words in of_cuda)
+    return of_cuda_alone or should_reduce_batch_size(error)

@@ -8,7 +8,7 @@ import torch
 
 from grlo_lite.errors import BadInput, DoesNotFit
 from grlo_lite.machine.device import free_bytes, until_it_fits
-from grlo_lite.models.chat_template import Messages, with_answers
+from grlo_lite.models.chat_template import Messages, fetched, with_answers
 from grlo_lite.models.names import judge_path
 from grlo_lite.models.quantization import from_pretrained
 from grlo_lite.models.scoring_budget import CPU_TOKENS, LEAST_TOKENS, batches_under_budget, token_bytes
@@ -133,11 +133,8 @@ def load(
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     path, revision = judge_path(judge.name or ""), judge.revision
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"reward.name={path!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    refusal = f"reward.name={path!r} cannot be loaded"
+    config, tokenizer = (fetched(kind, path, revision, refusal) for kind in (AutoConfig, AutoTokenizer))
     if reason := why_not_one_logit(config):
         raise BadInput(
             f"reward.name={path!r} has no one-logit head: {reason}; choose a reward model that is a "

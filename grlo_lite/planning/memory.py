@@ -71,10 +71,6 @@ def policy_bytes(recipe: Recipe, shape: Shape, card: Card) -> int:
     return weight_bytes(shape, recipe.model.quantization, card.float_bytes, card.float_bytes)
 
 
-def judges_bytes(models: Models, card: Card) -> int:
-    return sum(weight_bytes(shape, how, card.float_bytes, 4, scores=True) for shape, how in models.judges)
-
-
 def optimizer_bytes(recipe: Recipe, shape: Shape) -> int:
     """Adam's two moments of every LoRA matrix: fp32, or in 8 bits with an fp32 scale for each 256 where a matrix has
     at least 4,096 numbers.
@@ -93,7 +89,8 @@ def largest_matrix(shape: Shape, width: int) -> int:
 def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, dict[str, int]]:
     """Bytes by phase and part at the longest prompt and completion that the recipe allows."""
     shape, context = models.policy, card.context
-    weights, judges = policy_bytes(recipe, shape, card), judges_bytes(models, card)
+    weights = policy_bytes(recipe, shape, card)
+    judges = sum(weight_bytes(judge, how, card.float_bytes, 4, scores=True) for judge, how in models.judges)
     adapter = 4 * shape.adapter_parameters(recipe.lora)
     optimizer = optimizer_bytes(recipe, shape)
     resting = {"weights": weights, "adapter": adapter, "reward weights": judges, "CUDA context": context}

@@ -109,9 +109,8 @@ def token_seconds(recipe: Recipe, shape: Shape, card: Card, engine: str, rows: f
         weights = fused.weights_seconds(shape, card, rows, weights_seconds("nf4", shape, card))
     else:
         weights = weights_seconds("none" if engine == "folded" else recipe.model.quantization, shape, card)
-    products = 2 * rows * multiplied / card.few_rows_flops + (
-        weights + shape.embedding_parameters * card.float_bytes / card.bytes_a_second
-    )
+    head = shape.embedding_parameters * card.float_bytes / card.bytes_a_second
+    products = 2 * rows * multiplied / card.few_rows_flops + (weights + head)
     cache = cache_passes(shape, engine) * rows * attended * shape.kv_bytes_a_token(card.float_bytes)
     drawing = rows * shape.vocabulary / card.drawn_a_second * (2 if recipe.rollout.top_p < 1 else 1)
     on_card = products + (traffic + cache) / card.activation_bytes_a_second + drawing
@@ -206,9 +205,8 @@ def padded_tokens(recipe: Recipe, micro_batch: int) -> tuple[float, float]:
     update = recipe.rollout.batch // recipe.algorithm.updates_per_rollout
     k, m = max(1, update // micro_batch), min(micro_batch, max(1, update // recipe.rollout.group_size))
     shortest = 2 * mean - longest
-    return shortest + (longest - shortest) * m / (m + 1), 2 * COMPLETION_SHARE * recipe.rollout.max_tokens * (k + 1) / (
-        2 * k
-    )
+    completion = 2 * COMPLETION_SHARE * recipe.rollout.max_tokens * (k + 1) / (2 * k)
+    return shortest + (longest - shortest) * m / (m + 1), completion
 
 
 def measurement_seconds(recipe: Recipe, models: Models, card: Card, engine: str) -> float:

@@ -104,10 +104,11 @@ def _facts(run: RunDir) -> str:
 
 def _curves(run: RunDir) -> str:
     lines = files.read_lines(run.metrics)
-    charts = []
-    for title, unit, keys in CURVES:
-        series = {name: [(line["step"], line[key]) for line in lines if key in line] for name, key in keys.items()}
-        charts.append(line_chart(title, unit, series))
+
+    def points(key: str) -> list[tuple[float, float]]:
+        return [(line["step"], line[key]) for line in lines if key in line]
+
+    charts = [line_chart(title, unit, {name: points(key) for name, key in of.items()}) for title, unit, of in CURVES]
     return f'<div class="charts">{"".join(charts)}</div>' if any(charts) else note("no step has been written yet")
 
 

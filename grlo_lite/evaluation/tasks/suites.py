@@ -4,11 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grlo_lite.errors import BadInput
-from grlo_lite.evaluation.tasks import chat, choices, code, instructions
-from grlo_lite.evaluation.tasks import mathematics as mathematics_tasks
-from grlo_lite.evaluation.tasks import microcosm as microcosm_task
+from grlo_lite.evaluation.tasks import chat, choices, code, instructions, mathematics, microcosm
 from grlo_lite.evaluation.tasks.questions import Missing, questions_of
 from grlo_lite.evaluation.tasks.task import Asked, Task
+from grlo_lite.grading import sandbox
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -47,8 +46,6 @@ def suite_questions(suite: str, tasks: tuple[Task, ...], limits: Limits) -> tupl
 
 
 def _hindrance(task: Task, code_allowed: bool) -> str:
-    from grlo_lite.grading import sandbox
-
     if why := task.hindrance():
         return why
     if task.runs_code and not code_allowed:
@@ -62,13 +59,7 @@ def _adjusted(task: Task, limits: Limits) -> Task:
     return replace(task, max_tokens=max_tokens, samples=samples)
 
 
-MATHEMATICS = (
-    mathematics_tasks.MATH500,
-    mathematics_tasks.GSM8K,
-    mathematics_tasks.AIME24,
-    mathematics_tasks.AIME25,
-    mathematics_tasks.AMC23,
-)
+MATHEMATICS = (mathematics.MATH500, mathematics.GSM8K, mathematics.AIME24, mathematics.AIME25, mathematics.AMC23)
 
 
 KNOWLEDGE = (choices.GPQA, choices.MMLU_PRO)
@@ -78,13 +69,13 @@ CODE = (code.HUMANEVAL, code.MBPP)
 
 
 SUITES: dict[str, tuple[Task, ...]] = {
-    "quick": (mathematics_tasks.GSM8K, mathematics_tasks.MATH500, choices.MMLU_PRO, instructions.IFEVAL),
+    "quick": (mathematics.GSM8K, mathematics.MATH500, choices.MMLU_PRO, instructions.IFEVAL),
     "grlo": (*MATHEMATICS, *KNOWLEDGE, *CODE, instructions.IFEVAL, chat.CHAT),
     "math": MATHEMATICS,
     "knowledge": KNOWLEDGE,
     "code": CODE,
     "chat": (instructions.IFEVAL, chat.CHAT),
-    "microcosm": (*microcosm_task.exams(), microcosm_task.CHAT),
+    "microcosm": (*microcosm.exams(), microcosm.CHAT),
 }
 
 
@@ -96,7 +87,7 @@ def run_tasks(recipe: Recipe) -> tuple[Task, ...]:
         return ()
     tasks = SUITES[recipe.evaluation.suite]
     if tasks is SUITES["microcosm"]:
-        tasks = microcosm_task.exams(recipe.evaluation.limit, recipe.seed, recipe.rollout.max_tokens)
+        tasks = microcosm.exams(recipe.evaluation.limit, recipe.seed, recipe.rollout.max_tokens)
     return tuple(task for task in tasks if task.judged is not None)
 
 
