@@ -215,7 +215,8 @@ def measurement_seconds(recipe: Recipe, models: Models, card: Card, engine: str)
     """
     wanted = recipe.evaluation
     asked = [(wanted.heldout_prompts, recipe.rollout.max_tokens)]
-    asked += [(wanted.limit * task.samples, task.max_tokens) for task in suites.run_tasks(recipe)]
+    tasks = [task for task in suites.run_tasks(recipe) if not task.runs_code]  # which a run leaves out
+    asked += [(min(wanted.limit, task.size or wanted.limit) * task.samples, task.max_tokens) for task in tasks]
     rows = recipe.rollout.batch if card.cuda else CPU_ROWS
     sizes = Sizes(rows, 1, 1, "compact" if engine == "compact" else "folded")
     return sum(

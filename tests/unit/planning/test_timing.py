@@ -84,7 +84,7 @@ def test_the_microcosms_prompts_were_counted():
 
 
 def test_the_measurement_at_the_end_is_of_any_suite_that_a_recipe_names():
-    math = wanted("evaluation.suite=math", "evaluation.heldout_prompts=0", "evaluation.limit=10")
+    math = wanted("evaluation.suite=math", "evaluation.heldout_prompts=0", "evaluation.limit=100")
     models = memory.Models(SHAPE, ((SHAPE, "none"),))
     sizes = memory.Sizes(math.rollout.batch, 1, 1, "folded")
 
@@ -92,6 +92,6 @@ def test_the_measurement_at_the_end_is_of_any_suite_that_a_recipe_names():
         long = wanted(f"rollout.max_tokens={tokens}")
         return 2 * timing.rollout_seconds(long, SHAPE, GPU, sizes, questions)
 
-    # MATH-500, GSM8K, and eight answers to each question of AIME 24, AIME 25 and AMC 23
-    expected = both_arms(10, 3072) + both_arms(10, 1024) + 3 * both_arms(80, 4096)
+    # MATH-500, GSM8K, and eight answers to each of the 30, 30 and 40 questions of AIME 24, AIME 25 and AMC 23
+    expected = both_arms(100, 3072) + both_arms(100, 1024) + 2 * both_arms(240, 4096) + both_arms(320, 4096)
     assert timing.measurement_seconds(math, models, GPU, "folded") == pytest.approx(expected)
