@@ -14,6 +14,9 @@ ASSETS = Path(__file__).parents[1] / "microcosm" / "assets"
 POLICY = ASSETS / "policy"
 
 
+ENDLESS = ASSETS / "endless"  # the same base, which hardly ever ends a turn
+
+
 REWARD = ASSETS / "reward"
 
 
@@ -26,7 +29,7 @@ DEMO = ASSETS / "demo"  # a finished run of the shipped recipe, without its chec
 LONGEST_HUB_ID = 96
 
 
-POLICIES = {"microcosm": POLICY}
+POLICIES = {"microcosm": POLICY, "microcosm-endless": ENDLESS}
 
 
 JUDGES = {"microcosm": REWARD, "microcosm-heldout": HELDOUT}
@@ -43,7 +46,7 @@ def path_of_judge(name: str) -> str:
 
 
 def name_of(path: str) -> str:
-    """What people call the model at a path: `microcosm` and `microcosm-heldout` for the shipped ones."""
+    """What people call the model at a path: `microcosm`, `microcosm-heldout` and the like for the shipped ones."""
     shipped = {str(folder): name for table in (POLICIES, JUDGES) for name, folder in table.items()}
     return shipped.get(path, path)
 
