@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=32, help="prompts for 4-bit against 16-bit; 0 leaves that out")
     arguments, named, overrides = parsed_with_recipe(parser, argv)
     recipe = recipes.load(named or "microcosm", overrides)
-    checks = machine_checks(Path.cwd()) + diagnosis(recipe, arguments.after_policy, arguments.prompts)
+    checks = machine_checks(Path.cwd(), recipe.cpu_dtype) + diagnosis(recipe, arguments.after_policy, arguments.prompts)
     print(checks_table(checks))
     return int(any(check.status == FAIL for check in checks))
 

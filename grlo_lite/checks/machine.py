@@ -8,11 +8,11 @@ from pathlib import Path
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check, outcome
 
 
-def machine_checks(folder: Path) -> list[Check]:
-    """GPU, driver, bf16, disk, and versions that do not fit together."""
+def machine_checks(folder: Path, cpu_dtype: str) -> list[Check]:
+    """GPU, driver, bf16, disk, and versions that do not fit together, for a recipe's `cpu_dtype`."""
     import torch
 
-    from grlo_lite.machine import cuda, versions
+    from grlo_lite.machine import cuda, device, versions
 
     unusable = cuda.why_unusable()
     if torch.cuda.is_available():
@@ -27,7 +27,8 @@ def machine_checks(folder: Path) -> list[Check]:
         gpu = Check("GPU", NOT_APPLICABLE, "none: the microcosm runs on the CPU, larger models want a GPU")
         if unusable:
             gpu = Check("GPU", FAIL, "there is one that PyTorch cannot use", unusable)
-        native = Check("bf16", NOT_APPLICABLE, "fp32 on a CPU")
+        dtype = "bf16" if device.computes_in_bf16(cpu_dtype) else "fp32"
+        native = Check("bf16", NOT_APPLICABLE, f"{dtype} on this CPU by cpu_dtype={cpu_dtype}")
     free = shutil.disk_usage(folder).free / 2**30
     disk = outcome("disk", free >= 5, f"{free:.0f} GiB free here", "free 5 GiB or more")
     return [gpu, native, compiler_check(), disk, versions_check(requires("grlo-lite") or [], versions.installed)]

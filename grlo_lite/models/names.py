@@ -63,13 +63,15 @@ def base_path(name: str) -> str:
 def model_paths(recipe: Recipe) -> list[str]:
     """Every model of the recipe as a path or a Hub id. Raises BadInput where a path leads nowhere."""
     heldout = recipe.reward.heldout.name
-    names = [judge.name for judge in recipe.reward.judges] + ([heldout] if heldout else [])
-    return [policy_path(recipe), *map(judge_path, names)]
+    unseen = [judge_path(heldout, "reward.heldout.name")] if heldout else []
+    return [policy_path(recipe), *(judge_path(judge.name) for judge in recipe.reward.judges), *unseen]
 
 
-def judge_path(name: str) -> str:
-    """A reward model of the recipe as a path or a Hub id. Raises BadInput where a path leads nowhere."""
-    return _required("reward.name", name, path_of_judge)
+def judge_path(name: str, key: str = "reward.name") -> str:
+    """A reward model of the recipe, named under `key`, as a path or a Hub id. Raises BadInput where a path leads
+    nowhere.
+    """
+    return _required(key, name, path_of_judge)
 
 
 def _required(key: str, name: str, path_of: Callable[[str], str]) -> str:

@@ -366,6 +366,13 @@ class Guards(Section):
     equal_groups_fraction: Annotated[
         Guard, Watched(True, "the answers to one prompt all earn the same: there is no learning signal")
     ] = Guard(limit=0.9)
+    skipped_update: Annotated[
+        Guard,
+        Watched(
+            True,
+            "updates overflow in fp16 step after step and are skipped, so nothing is learnt; a card with bf16 will do",
+        ),
+    ] = Guard(limit=0.5)  # of a step's updates; metrics.jsonl has it where there were any
     on_overoptimization: Literal["warn", "stop", "keep_best"] = "warn"
     overoptimization_patience: Positive = 3  # evaluations in a row with the trained reward up and the held-out one down
 

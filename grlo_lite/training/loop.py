@@ -133,14 +133,15 @@ def _bytes_to_write(recipe: Recipe, checkpoint: int) -> int:
 
 def _summary(recipe: Recipe, run: RunDir, ended: dict[str, Any]) -> dict[str, Any]:
     lines = files.read_lines(run.metrics)
-    first, last = lines[0], lines[-1]
+    first, last, updates = lines[0], lines[-1], recipe.algorithm.updates_per_rollout
     skipped = sum(line.get("skipped_update", 0) for line in lines)
+    learnt = sum(line.get("skipped_update", 0) < updates for line in lines)
     hours = ended["wall_seconds"] / 3600
     price = recipe.budget.usd_per_hour
     return {
         "recipe": run.recipe_name(),
         "steps": last["step"],
-        **({"skipped_updates": skipped} if skipped else {}),
+        **({"skipped_updates": skipped, "learnt_steps": learnt} if skipped else {}),
         "rollouts": last["rollouts"],
         "generated_tokens": last["generated_tokens"],
         "gpu_hours": hours if "peak_vram_gib" in last else 0.0,
