@@ -76,52 +76,72 @@ class Steps:
         }
 
 
-def timed_generation(model: Any, steps: Steps, ends: bool) -> None:
-    """From now on `model.generate` marks each call, and ends no completion early; or, with `ends`, each at a length
-    that its first token decides, evenly between 2 and the longest, which is what the plan assumes.
-    """
-    import torch
+def timed_generate(model: Any, steps: Steps) -> None:
+    """From now on `model.generate`, by which TRL's side rolls out, marks each call and ends no completion early."""
     from transformers import LogitsProcessorList
 
     plain, stops = model.generate, model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
 
-    def generate(input_ids: Any, **inputs: Any) -> Any:
-        longest, read = inputs["generation_config"].max_new_tokens, input_ids.shape[1]
-        told: list[int] = []
+    def process(_: Any, scores_BV: Any) -> Any:
+        scores_BV[:, stops] = -math.inf
+        return scores_BV
 
-        def process(ids_BT: Any, scores_BV: Any) -> Any:
-            scores_BV[:, stops] = -math.inf
-            if not ends or ids_BT.shape[1] <= read:
-                return scores_BV
-            said = ids_BT.shape[1] - read
-            length_B = 2 + (ids_BT[:, read] * 2_654_435_761 % 2**32) * (longest - 1) // 2**32
-            over_B = said + 1 >= length_B
-            only_end = torch.full_like(scores_BV, -math.inf)
-            only_end[:, stops[0]] = 0.0
-            return torch.where(over_B[:, None], only_end, scores_BV)
-
-        told.append(longest)
+    def generate(**inputs: Any) -> Any:
         steps.mark()
-        return plain(input_ids=input_ids, logits_processor=LogitsProcessorList([process]), **inputs)
+        return plain(logits_processor=LogitsProcessorList([process]), **inputs)
 
     model.generate = generate
+
+
+def timed_decoder(steps: Steps, ends: bool) -> None:
+    """From now on the kit's rollout engines mark each rollout, and their decoder ends no completion early; or, with
+    `ends`, each at a length that its first token decides, evenly between 2 and the longest, which the plan assumes.
+
+    The engine's first look at whether its twin is the policy is left out: what is said is not what that would say.
+    """
+    import torch
+
+    from grlo_lite.generation import engines
+
+    class HeldAnswers(engines.Answers):
+        def __init__(self, prompts: Any, sampling: Any) -> None:
+            super().__init__(prompts, sampling)
+            self.stops, self.longest = prompts.ends, sampling.max_tokens
+
+        def take(self, logits_SV: Any, row_S: Any, count_S: Any) -> Any:
+            logits_SV[:, self.stops] = -math.inf
+            if ends:
+                first_S = self.said_BT[row_S, 0]
+                length_S = 2 + (first_S * 2_654_435_761 % 2**32) * (self.longest - 1) // 2**32
+                over_S = (count_S > 0) & (count_S + 1 >= length_S)
+                only_end_V = torch.full_like(logits_SV[0], -math.inf)
+                only_end_V[self.stops[0]] = 0.0
+                logits_SV = torch.where(over_S[:, None], only_end_V, logits_SV)
+            return super().take(logits_SV, row_S, count_S)
+
+    def timed(engine: Any) -> Any:
+        def made(model: Any, recipe: Any, halvings: Any) -> Any:
+            rollouts = engine(model, recipe, halvings)
+            rollouts.checked = True
+
+            def generate(**inputs: Any) -> Any:
+                steps.mark()
+                return rollouts(**inputs)
+
+            return generate
+
+        return made
+
+    engines.Answers = HeldAnswers
+    engines.ENGINES |= {name: timed(engines.ENGINES[name]) for name in ("compact", "folded")}
 
 
 def our_steps(recipe: Any, ends: bool) -> dict[str, Any]:
     """`grlo_lite.train` as it is. With `ends`, after `grlo_lite.plan --probe`, whose plan comes with it."""
     from grlo_lite import train
-    from grlo_lite.models import loading as models
     from grlo_lite.recipe import loading
 
-    steps, load_policy = Steps(), models.load_policy
-
-    def loaded(*words: Any) -> Any:
-        policy = load_policy(*words)
-        timed_generation(policy.model, steps, ends)
-        return policy
-
-    models.load_policy = loaded
+    steps = Steps()
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         changed = {
@@ -131,10 +151,16 @@ def our_steps(recipe: Any, ends: bool) -> dict[str, Any]:
         path = here / "speed.yaml"
         path.write_text(loading.dumped(recipe.model_copy(update=changed)), encoding="utf-8")
         plan = planned(path, here / "probes.json") if ends else None
+        timed_decoder(steps, ends)
         if train.main([str(path), "--run-dir", str(here / "run")]):
             raise SystemExit("the run failed")
         metrics = [json.loads(line) for line in (here / "run" / "metrics.jsonl").read_text().splitlines()]
+    if len(steps.marks) != STEPS + 2:
+        raise SystemExit(f"rollout.engine={recipe.rollout.engine} made {len(steps.marks)} rollouts by the kit")
     steps.tokens = [line["generated_tokens_step"] for line in metrics]
+    whole = recipe.rollout.batch * recipe.rollout.max_tokens
+    if not ends and set(steps.tokens) != {whole}:
+        raise SystemExit(f"completions ended early: {steps.tokens} tokens a step and not {whole}")
     phases = ("rollout_seconds", "reward_seconds", "update_seconds")
     return steps.seconds() | {"phases": [{p: line[p] for p in phases} for line in metrics], "plan": plan}
 
@@ -236,7 +262,7 @@ def trl_steps(recipe: Any) -> dict[str, Any]:
             ),
             callbacks=[Tokens()],
         )
-        timed_generation(trainer.model, steps, ends=False)
+        timed_generate(trainer.model, steps)
         trainer.train()
     steps.tokens = [rollout.batch * rollout.max_tokens] * (STEPS + 2)
     return steps.seconds()

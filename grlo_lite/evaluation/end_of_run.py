@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.evaluation.results import ARMS, Outcome, evaluation, table
-from grlo_lite.evaluation.tasks import microcosm, suites
-from grlo_lite.evaluation.tasks.questions import questions_sha256
-from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
+from grlo_lite.evaluation.results import ARMS, Outcome, evaluation, scored, table
+from grlo_lite.evaluation.tasks import suites
+from grlo_lite.evaluation.tasks.task import Asked, Question, Said, Task, Verdict
 from grlo_lite.generation.answers import rows_at_once, sampled_answers
-from grlo_lite.generation.request import Answer
 from grlo_lite.models import chat_template, trained_adapter
+from grlo_lite.models.chat_template import Messages
 from grlo_lite.models.trained_adapter import Stage
-from grlo_lite.prompts.row_formats import with_messages
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir.layout import RunDir
-
-Asked = list[tuple[Task, list[Question]]]
 
 
 @dataclass(frozen=True)
@@ -40,13 +36,8 @@ def measurement(recipe: Recipe) -> Measurement:
     wanted = recipe.evaluation
     if wanted.suite == "none":
         return Measurement(recipe, [], [])
-    tasks = suites.SUITES[wanted.suite]
-    if wanted.suite == "microcosm":
-        tasks = microcosm.exams(wanted.limit, recipe.seed, recipe.rollout.max_tokens)
-    data_dir = Path(wanted.data_dir) if wanted.data_dir else None
-    scored = tuple(task for task in tasks if task.judged is not None)
-    asked, missing = suites.suite_questions(wanted.suite, scored, suites.Asked(limit=wanted.limit, data_dir=data_dir))
-    return Measurement(recipe, asked, missing)
+    limits = suites.Limits(limit=wanted.limit, data_dir=Path(wanted.data_dir) if wanted.data_dir else None)
+    return Measurement(recipe, *suites.suite_questions(wanted.suite, suites.run_tasks(recipe), limits))
 
 
 def measured(
@@ -69,14 +60,8 @@ def _measured(
         outcomes.append(_heldout(recipe, policy, rewards, heldout_rows, arms))
     for task, questions in planned.asked:
         print(f"measuring: {task.name}, {len(questions)} questions, {_named(arms)}", flush=True)
-        texts = [_text(policy, question.prompt) for question in questions]
-        said = _of_arms(arms, policy, texts, task, recipe)
-        assert task.judged is not None
-        verdicts = {
-            arm: [[task.judged(q, a.text) for a in samples] for q, samples in zip(questions, answers, strict=True)]
-            for arm, answers in said.items()
-        }
-        outcomes.append(Outcome(task, questions, questions_sha256(questions), said, verdicts))
+        asked = [[{"role": "user", "content": question.prompt}] for question in questions]
+        outcomes.append(scored(task, questions, _of_arms(arms, policy, asked, task, recipe)))
     return evaluation(recipe.evaluation.suite, outcomes, planned.missing, {"seed": recipe.seed})
 
 
@@ -103,30 +88,21 @@ def _heldout(recipe: Recipe, policy: Any, rewards: Any, rows: list, arms: tuple[
     """The raw score of each arm's answers to the held-out prompts, as a task of its own."""
     name, domain = ("heldout-chat", "chat") if recipe.reward.judges else ("heldout-prompts", "held-out prompts")
     task = Task(name, domain, 1, recipe.rollout.max_tokens, lambda _: [], None, metric="reward", temperature=1)
-    said = _of_arms(arms, policy, [chat_template.formatted(policy.tokenizer, row) for row in rows], task, recipe)
+    said = _of_arms(arms, policy, rows, task, recipe)
     verdicts = {}
     for arm, answers in said.items():
-        conversations = [
-            with_messages(row, [*row, {"role": "assistant", "content": samples[0].text}])
-            for row, samples in zip(rows, answers, strict=True)
-        ]
+        conversations = chat_template.with_answers(rows, [samples[0].text for samples in answers])
         verdicts[arm] = [[Verdict(score, "", "the reward's raw score")] for score in rewards.score(conversations)]
     questions = [Question(str(i), row[-1]["content"], "", "") for i, row in enumerate(rows)]
-    return Outcome(task, questions, questions_sha256(questions), said, verdicts)
+    return Outcome(task, questions, said, verdicts)
 
 
-def _text(policy: Any, question: str) -> str:
-    return chat_template.formatted(policy.tokenizer, [{"role": "user", "content": question}])
-
-
-def _of_arms(
-    arms: tuple[str, ...], policy: Any, texts: list[str], task: Task, recipe: Recipe
-) -> dict[str, list[list[Answer]]]:
-    """Each arm's answers to the same texts with the same seed, `task.samples` a text: base with the adapter off, tuned
-    with it on, a stage with its own.
+def _of_arms(arms: tuple[str, ...], policy: Any, asked: list[Messages], task: Task, recipe: Recipe) -> Said:
+    """Each arm's answers to the same prompts with the same seed, `task.samples` a prompt: base with the adapter off,
+    tuned with it on, a stage with its own.
     """
     at_once, said = rows_at_once(policy.model, recipe.rollout.batch), {}
-    repeated = [text for text in texts for _ in range(task.samples)]
+    repeated = [chat_template.formatted(policy.tokenizer, row) for row in asked for _ in range(task.samples)]
     for arm in arms:
         with trained_adapter.in_effect(policy.model, arm):
             answers = sampled_answers(policy, repeated, task.sampling(), at_once, recipe.seed)

@@ -1,6 +1,8 @@
 """A stock Transformers model as the decoder, for architectures that `llama` does not compute."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,7 +44,7 @@ class Stock:
         require_keys_and_values(config)
         self.made_cache = Cache
         self.shares: dict[str, Any] = {"rows": None}
-        with torch.device("meta"):
+        with torch.device("meta"), unpatched(sys.modules[type(model).__module__]):
             self.model = AutoModelForCausalLM.from_config(config, attn_implementation=model.config._attn_implementation)
         device, dtype = model.get_input_embeddings().weight.device, model.get_input_embeddings().weight.dtype
         _fill_buffers(self.model, device)
@@ -76,6 +78,21 @@ class Stock:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+
+
+@contextmanager
+def unpatched(modeling: Any) -> Iterator[None]:
+    """Inside, a modeling file of Transformers has all its own classes, also those in whose place Unsloth has put others
+    since it loaded a policy, as the rotary embedding's, which keeps its tables on CUDA devices. Of the methods that it
+    has changed the originals are called by themselves wherever the model is not Unsloth's (`_gated_method`).
+    """
+    own, _ = vars(modeling).get("_unsloth_pre_patch_originals", ({}, {}))
+    others = {name: vars(modeling)[name] for name in own}
+    vars(modeling).update(own)
+    try:
+        yield
+    finally:
+        vars(modeling).update(others)
 
 
 def require_keys_and_values(config: Any) -> None:

@@ -1,5 +1,5 @@
 """Makes the microcosm's assets: `python -m grlo_lite.microcosm.build [DIR]`, under ten minutes on two CPU cores; then
-its finished run with `--demo`, in a minute.
+its finished run with `--demo`, in a minute. `--endless` makes only the base that hardly ever ends a turn.
 
 The tokenizer and the base model come from the corpus that `world.py` describes. The reward model is that base model
 with a score head, made with TRL's `RewardTrainer` on preference pairs from chat alone. Everything is seeded: the same
@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.microcosm import world
-from grlo_lite.microcosm.base_model import CURRICULUM_STEPS, MIXTURE_STEPS, ROWS, SEED, make_tokenizer, pretrained
+from grlo_lite.microcosm.base_model import (
+    CURRICULUM_STEPS,
+    MIXTURE_STEPS,
+    ROWS,
+    SEED,
+    endless,
+    make_tokenizer,
+    pretrained,
+)
 from grlo_lite.microcosm.reward_models import JUDGES, PAIRS, preference_pairs, reward_model
 from grlo_lite.models.names import ASSETS, DEMO
 from grlo_lite.recipe.schema import Judge
@@ -27,14 +35,17 @@ QUESTIONS = 300
 
 
 def main() -> None:
-    if sys.argv[1:] == ["--demo"]:
-        demo()
+    parts = {"--demo": demo, "--endless": lambda: endless_base(ASSETS)}
+    if sys.argv[1:] and sys.argv[1] in parts:
+        parts[sys.argv[1]]()
+        _set(ASSETS / "manifest.json", sha256=hashes(ASSETS))
         return
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ASSETS
     began = time.monotonic()
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder / "policy")
     save(pretrained(tokenizer), folder / "policy")
+    endless_base(folder)
     for seed, (judge, kinds) in enumerate(JUDGES.items(), SEED + 2):
         save(reward_model(folder / "policy", tokenizer, kinds, seed), folder / judge)
         tokenizer.save_pretrained(folder / judge)
@@ -54,7 +65,18 @@ def demo() -> None:
         shutil.rmtree(DEMO, ignore_errors=True)
         shutil.copytree(made, DEMO)
     _set(DEMO / "adapter" / "adapter_config.json", base_model_name_or_path="microcosm")
-    _set(ASSETS / "manifest.json", sha256=hashes(ASSETS))
+
+
+def endless_base(folder: Path) -> None:
+    """Makes the base that hardly ever ends a turn of the one that does."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
+    torch.manual_seed(SEED + 9)
+    base = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
+    save(endless(base, tokenizer), folder / "endless")
+    tokenizer.save_pretrained(folder / "endless")
 
 
 def _set(path: Path, **values: Any) -> None:

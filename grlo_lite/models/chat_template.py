@@ -22,6 +22,30 @@ PLAIN_TEMPLATE = (
 )
 
 
+class Prompt(list[dict[str, str]]):
+    """A prompt's messages and what stood beside them: its row's columns, its right answer if it has one, and where it
+    stands. To all that only ask it, a list of messages like any other.
+    """
+
+    def __init__(self, messages: Messages, columns: dict[str, Any], answer: str | None, where: str):
+        super().__init__(messages)
+        self.columns = columns
+        self.answer = answer
+        self.where = where
+
+
+def with_messages(row: Messages, messages: Messages) -> Messages:
+    """These messages with what stood beside those of `row`."""
+    return Prompt(messages, row.columns, row.answer, row.where) if isinstance(row, Prompt) else messages
+
+
+def beside(row: Messages) -> dict[str, Any]:
+    """What a reward may ask for beside a prompt's messages: its columns, with the bare right answer as `answer`."""
+    if not isinstance(row, Prompt):
+        return {}
+    return row.columns if row.answer is None else row.columns | {"answer": row.answer}
+
+
 def load_tokenizer(path: str, revision: str, eos_token: str | None = None) -> Any:
     """The base model's own tokenizer, with PLAIN_TEMPLATE where it has no chat template, and `eos_token` as its EOS
     where one is named.
@@ -31,10 +55,7 @@ def load_tokenizer(path: str, revision: str, eos_token: str | None = None) -> An
     """
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"model.name={path!r} has no tokenizer to load: {' '.join(str(error).split())[:300]}") from None
+    tokenizer = fetched(AutoTokenizer, path, revision, f"model.name={path!r} has no tokenizer to load")
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             raise BadInput(
@@ -51,6 +72,16 @@ def load_tokenizer(path: str, revision: str, eos_token: str | None = None) -> An
     tokenizer.padding_side = "left"
     tokenizer.pad_token = pad_token(tokenizer) or tokenizer.eos_token
     return tokenizer
+
+
+def fetched(kind: Any, path: str, revision: str, refusal: str) -> Any:
+    """A tokenizer or a configuration, of one of Transformers' Auto classes. Raises BadInput, with the refusal and the
+    library's reason, where there is none.
+    """
+    try:
+        return kind.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{refusal}: {' '.join(str(error).split())[:300]}") from None
 
 
 def pad_token(tokenizer: Any) -> str | None:
@@ -72,6 +103,12 @@ def pad_token(tokenizer: Any) -> str | None:
     ]
     spare_words = ("pad", "reserved", "unused", "placeholder", "dummy", "")
     return next((token for word in spare_words for token in found if word in token.lower()), None)
+
+
+def with_answers(asked: list[Messages], answers: list[str]) -> list[Messages]:
+    """Each conversation with what the assistant answered to it, and with what stood beside it."""
+    turns = [{"role": "assistant", "content": answer} for answer in answers]
+    return [with_messages(messages, [*messages, turn]) for messages, turn in zip(asked, turns, strict=True)]
 
 
 def formatted(tokenizer: Any, messages: Messages) -> str:

@@ -14,6 +14,9 @@ ASSETS = Path(__file__).parents[1] / "microcosm" / "assets"
 POLICY = ASSETS / "policy"
 
 
+ENDLESS = ASSETS / "endless"  # the same base, which hardly ever ends a turn
+
+
 REWARD = ASSETS / "reward"
 
 
@@ -26,7 +29,7 @@ DEMO = ASSETS / "demo"  # a finished run of the shipped recipe, without its chec
 LONGEST_HUB_ID = 96
 
 
-POLICIES = {"microcosm": POLICY}
+POLICIES = {"microcosm": POLICY, "microcosm-endless": ENDLESS}
 
 
 JUDGES = {"microcosm": REWARD, "microcosm-heldout": HELDOUT}
@@ -43,7 +46,7 @@ def path_of_judge(name: str) -> str:
 
 
 def name_of(path: str) -> str:
-    """What people call the model at a path: `microcosm` and `microcosm-heldout` for the shipped ones."""
+    """What people call the model at a path: `microcosm`, `microcosm-heldout` and the like for the shipped ones."""
     shipped = {str(folder): name for table in (POLICIES, JUDGES) for name, folder in table.items()}
     return shipped.get(path, path)
 
@@ -60,13 +63,15 @@ def base_path(name: str) -> str:
 def model_paths(recipe: Recipe) -> list[str]:
     """Every model of the recipe as a path or a Hub id. Raises BadInput where a path leads nowhere."""
     heldout = recipe.reward.heldout.name
-    names = [judge.name for judge in recipe.reward.judges] + ([heldout] if heldout else [])
-    return [policy_path(recipe), *map(judge_path, names)]
+    unseen = [judge_path(heldout, "reward.heldout.name")] if heldout else []
+    return [policy_path(recipe), *(judge_path(judge.name) for judge in recipe.reward.judges), *unseen]
 
 
-def judge_path(name: str) -> str:
-    """A reward model of the recipe as a path or a Hub id. Raises BadInput where a path leads nowhere."""
-    return _required("reward.name", name, path_of_judge)
+def judge_path(name: str, key: str = "reward.name") -> str:
+    """A reward model of the recipe, named under `key`, as a path or a Hub id. Raises BadInput where a path leads
+    nowhere.
+    """
+    return _required(key, name, path_of_judge)
 
 
 def _required(key: str, name: str, path_of: Callable[[str], str]) -> str:

@@ -91,30 +91,6 @@ def messages_of(row: Any, column: str | None, where: str) -> tuple[Messages, str
     )
 
 
-class Prompt(list[dict[str, str]]):
-    """A prompt's messages and what stood beside them: its row's columns, its right answer if it has one, and where it
-    stands. To all that only ask it, a list of messages like any other.
-    """
-
-    def __init__(self, messages: Messages, columns: dict[str, Any], answer: str | None, where: str):
-        super().__init__(messages)
-        self.columns = columns
-        self.answer = answer
-        self.where = where
-
-
-def with_messages(row: Messages, messages: Messages) -> Messages:
-    """These messages with what stood beside those of `row`."""
-    return Prompt(messages, row.columns, row.answer, row.where) if isinstance(row, Prompt) else messages
-
-
-def beside(row: Messages) -> dict[str, Any]:
-    """What a reward may ask for beside a prompt's messages: its columns, with the bare right answer as `answer`."""
-    if not isinstance(row, Prompt):
-        return {}
-    return row.columns if row.answer is None else row.columns | {"answer": row.answer}
-
-
 def answer_of(row: Any, column: str | None, where: str) -> str | None:
     """The right answer that a row holds, None where it has none: in the column that is named, else verl's
     `reward_model.ground_truth`, `answer` (GSM8K's behind its ####), or the last box of MATH's `solution`.

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from grlo_lite.errors import BadInput
-from grlo_lite.models.chat_template import Messages
+from grlo_lite.models.chat_template import Messages, Prompt, beside
 from grlo_lite.prompts import row_formats, sources
 from grlo_lite.recipe.schema import Part
+from grlo_lite.rundir.files import json_lines, write_atomically
 from grlo_lite.wording import cut
 
 Row = TypeVar("Row")
@@ -67,7 +68,7 @@ def _messages(part: Part, key: str, columns: bool) -> Iterator[tuple[Messages, s
         messages, left_out = row_formats.messages_of(row, column, where)
         if columns:
             answer = row_formats.answer_of(row, part.answer, where)
-            messages = row_formats.Prompt(messages, row if isinstance(row, dict) else {}, answer, where)
+            messages = Prompt(messages, row if isinstance(row, dict) else {}, answer, where)
         yield messages, left_out
 
 
@@ -87,14 +88,9 @@ def _counts(parts: tuple[Part, ...], read: list[list[Messages]], limit: int | No
 
 def write(path: Path, rows: list[Messages]) -> None:
     """Writes the rows as JSON lines that `load` reads back. Raises BadInput where the file cannot be written."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(
-                json.dumps(_columns_to_write(row) | {"prompt": row}, ensure_ascii=False, default=str) + "\n"
-                for row in rows
-            )
-        partial.replace(path)
+        rows_written = (_columns_to_write(row) | {"prompt": row} for row in rows)
+        write_atomically(path, json_lines(rows_written))
     except OSError as error:
         raise BadInput(
             f"--write-prompts {cut(str(path))} cannot be written: {error.strerror}; name another file"
@@ -102,9 +98,10 @@ def write(path: Path, rows: list[Messages]) -> None:
 
 
 def _columns_to_write(row: Messages) -> dict[str, Any]:
-    """What stands beside a prompt, less what would be read as another prompt."""
+    """What stands beside a prompt as JSON has it, less what would be read as another prompt."""
     others = {*row_formats.CONVERSATION_COLUMNS, *row_formats.TEXT_COLUMNS, row_formats.TURNS_COLUMN}
-    return {key: value for key, value in row_formats.beside(row).items() if key not in others}
+    columns = {key: value for key, value in beside(row).items() if key not in others and value == value}
+    return json.loads(json.dumps(columns, default=str))
 
 
 def split(rows: list[Messages], heldout: int, seed: int) -> tuple[list[Messages], list[Messages]]:
@@ -131,7 +128,7 @@ def prompt_hash(rows: list[Messages]) -> str:
     digest = hashlib.sha256(b"[")
     for number, row in enumerate(rows):
         digest.update((", " * (number > 0) + json.dumps(row, ensure_ascii=False, sort_keys=True)).encode())
-        if isinstance(row, row_formats.Prompt) and row.answer is not None:
+        if isinstance(row, Prompt) and row.answer is not None:
             digest.update(f" = {row.answer}".encode())
     digest.update(b"]")
     return digest.hexdigest()

@@ -6,15 +6,7 @@ that names the key, its value and how to mend it.
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from grlo_lite.wording import cut
 
@@ -38,19 +30,23 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Quantization = Literal["nf4", "none"]
 
 
-class Model(Section):
-    """The base model that is trained: a directory, a model of the Hugging Face Hub, or `microcosm`.
-
-    adapter: a run, or an adapter's folder, that training goes on from with a fresh optimizer; `microcosm` is the
-    shipped run's.
-    """
+class Pretrained(Section):
+    """A model by its name: a directory, a model of the Hugging Face Hub, or `microcosm`; its commit and precision."""
 
     name: str
     revision: str = "main"
     quantization: Quantization = "nf4"
-    eos_token: str | None = (
-        None  # ends an answer in place of the tokenizer's own EOS, beside the template's end of turn
-    )
+
+
+class Model(Pretrained):
+    """The base model that is trained, by the adapter on it.
+
+    eos_token: ends an answer in place of the tokenizer's own EOS, beside the template's end of turn.
+    adapter: a run, or an adapter's folder, that training goes on from with a fresh optimizer; `microcosm` is the
+    shipped run's.
+    """
+
+    eos_token: str | None = None
     adapter: str | None = None
 
 
@@ -92,20 +88,13 @@ def _text_or_list(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "text"
 
 
-Sources = Annotated[
-    Annotated[str, Tag("text")] | Annotated[tuple[Part, ...], Tag("list")],
-    Discriminator(_text_or_list),
-]
-
-
 def _text_or_set(value: Any) -> str:
     return "set" if isinstance(value, dict | DataSet) else "text"
 
 
-Questions = Annotated[
-    Annotated[str, Tag("text")] | Annotated[DataSet, Tag("set")],
-    Discriminator(_text_or_set),
-]
+Text = Annotated[str, Tag("text")]
+Sources = Annotated[Text | Annotated[tuple[Part, ...], Tag("list")], Discriminator(_text_or_list)]
+Questions = Annotated[Text | Annotated[DataSet, Tag("set")], Discriminator(_text_or_set)]
 
 
 class Decontaminate(Section):
@@ -124,17 +113,13 @@ class Decontaminate(Section):
         return {"enabled": value} if isinstance(value, bool) else value
 
 
-class Prompts(Section):
+class Prompts(DataSet):
     """Where the prompts come from and what is left out: `microcosm`, `grlo-1k`, a file, a Hub data set, or a list of
     such sources, mixed. `request` is put behind each prompt, such as how its answer is to be given.
     """
 
-    source: Sources
-    subset: str | None = None
-    split: str | None = None
-    column: str | None = None
+    source: Sources  # pyright: ignore[reportIncompatibleVariableOverride] (a data set's, or several)
     answer: str | None = None
-    revision: str | None = None
     request: str | None = None
     limit: Positive | None = None
     max_tokens: Positive = 1024
@@ -152,9 +137,8 @@ class Prompts(Section):
         for key in ("subset", "split", "column", "answer", "revision"):
             if (value := getattr(self, key)) is not None:
                 raise ValueError(f"prompts.{key}={cut(value)} beside a list of sources; write it into the list's items")
-        if any(part.weight and part.count for part in self.source) or (
-            any(part.weight for part in self.source) and not all(part.weight for part in self.source)
-        ):
+        weighted = [part for part in self.source if part.weight]
+        if any(part.count for part in weighted) or len(weighted) not in (0, len(self.source)):
             raise ValueError("prompts.source mixes weight and count; give every item a weight, or none")
         return self
 
@@ -162,16 +146,7 @@ class Prompts(Section):
         """The sources, one or many."""
         if not isinstance(self.source, str):
             return self.source
-        return (
-            Part(
-                source=self.source,
-                subset=self.subset,
-                split=self.split,
-                column=self.column,
-                answer=self.answer,
-                revision=self.revision,
-            ),
-        )
+        return (Part(**self.model_dump(include={*DataSet.model_fields, "answer"})),)
 
 
 class Rollout(Section):
@@ -214,12 +189,9 @@ class Truncated(Section):
     value: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
-class Judge(Section):
+class Judge(Pretrained):
     """One more reward model, whose raw score counts `weight` times."""
 
-    name: str
-    revision: str = "main"
-    quantization: Quantization = "nf4"
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
@@ -273,14 +245,12 @@ class Heldout(Section):
     prompts: Annotated[int, Field(ge=2)] = 32
 
 
-class Reward(Section):
+class Reward(Pretrained):
     """What earns a reward, a reward model (`name`), Python functions or graders, one of them or several added up, and
     how that is shaped. `shuffle` permutes the rewards: a control that must not learn.
     """
 
-    name: str | None = None
-    revision: str = "main"
-    quantization: Quantization = "nf4"
+    name: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride] (there may be other sources)
     models: tuple[Judge, ...] = ()  # further judges; the score is the main model's plus theirs, each times its weight
     python: tuple[PythonReward, ...] = ()  # functions whose rewards are added, each times its weight
     python_seconds: PositiveFloat = 60.0  # that a function may take for a batch
@@ -379,6 +349,10 @@ class Optimizer(Section):
     micro_batch: Positive | Literal["auto"] = "auto"
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: on a GPU
 
+    def checkpoints_activations(self, device_type: str) -> bool:
+        """Whether the update computes activations again instead of keeping them, on a device of this type."""
+        return device_type == "cuda" if self.gradient_checkpointing == "auto" else self.gradient_checkpointing
+
 
 class Budget(Section):
     """When the run stops: after `steps` rollout batches, or earlier when `hours` or `usd` are spent.
@@ -454,6 +428,13 @@ class Guards(Section):
     equal_groups_fraction: Annotated[
         Guard, Watched(True, "the answers to one prompt all earn the same: there is no learning signal")
     ] = Guard(limit=0.9)
+    skipped_update: Annotated[
+        Guard,
+        Watched(
+            True,
+            "updates overflow in fp16 step after step and are skipped, so nothing is learnt; a card with bf16 will do",
+        ),
+    ] = Guard(limit=0.5)  # of a step's updates; metrics.jsonl has it where there were any
     on_overoptimization: Literal["warn", "stop", "keep_best"] = "warn"
     overoptimization_patience: Positive = 3  # evaluations in a row with the trained reward up and the held-out one down
 

@@ -10,7 +10,6 @@ from grlo_lite.generation.answers import rows_at_once, sampled_answers
 from grlo_lite.generation.request import Sampling
 from grlo_lite.models import loading as models
 from grlo_lite.models.unsloth import to_training
-from grlo_lite.prompts.row_formats import with_messages
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -61,8 +60,7 @@ def loaded_heldout_judge(
         policy.model.eval()
         said = sampled_answers(policy, texts, sampling, rows_at_once(policy.model, recipe.rollout.batch), recipe.seed)
         to_training(policy.model)
-        turns = [{"role": "assistant", "content": answer.text} for answer in said]
-        return [with_messages(row, [*row, turn]) for row, turn in zip(fixed, turns, strict=True)]
+        return chat_template.with_answers(fixed, [answer.text for answer in said])
 
     texts = [chat_template.formatted(policy.tokenizer, row) for row in fixed]
     return HeldoutJudge(answers, rewards.score, model.score, heldout.every), [(heldout.name, 0.0, model)]

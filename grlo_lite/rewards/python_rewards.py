@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from grlo_lite.errors import BadInput
-from grlo_lite.models.chat_template import Messages
-from grlo_lite.prompts.row_formats import Prompt, beside
+from grlo_lite.models.chat_template import Messages, Prompt, beside
 from grlo_lite.rewards.deadline import TookTooLong, deadline
 
 KEY = "reward.python"
@@ -90,7 +89,9 @@ def signature_of(name: str, function: Callable[..., Any]) -> tuple[set[str], set
 
 @cache
 def loaded_function(name: str) -> Callable[..., Any]:
-    """The function of `FILE.py:FUNCTION` or `package.module:FUNCTION`. Raises BadInput where there is none."""
+    """The function of `FILE.py:FUNCTION` or `package.module:FUNCTION`, whose module is run once. Raises BadInput where
+    there is none.
+    """
     where, colon, function = name.rpartition(":")
     if not colon or not function.isidentifier():
         raise BadInput(f"{KEY}={name!r} names no function; write FILE.py:FUNCTION or package.module:FUNCTION")

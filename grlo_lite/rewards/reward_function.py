@@ -8,8 +8,7 @@ import numpy as np
 
 from grlo_lite.errors import BadInput
 from grlo_lite.machine import processes
-from grlo_lite.models.reward_model import Messages
-from grlo_lite.prompts.row_formats import with_messages
+from grlo_lite.models.chat_template import Messages, with_messages
 from grlo_lite.recipe.schema import Reward
 from grlo_lite.rewards.scored_batch import ScoredBatch
 from grlo_lite.rewards.shaping import repeated_4grams, shaped_rewards
@@ -113,7 +112,7 @@ def handed_on(
         **_: Any,
     ) -> list[float | None]:
         step = trainer_state.global_step if trainer_state else 0
-        asked = prompts if row is None else [rows[number] for number in row]
+        asked = [rows[number] for number in row] if row is not None and rows else prompts
         batch = rewards.scored(asked, completions, completion_ids, step, trainer_state)
         take(batch)
         return [None if masked else float(r) for r, masked in zip(batch.rewards_B, batch.masked_B, strict=True)]

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from grlo_lite.models.chat_template import Messages
-from grlo_lite.prompts.row_formats import Prompt
+from grlo_lite.models.chat_template import Messages, Prompt
 from grlo_lite.recipe.schema import Reward
 from grlo_lite.rewards import python_rewards, verifiable
 

@@ -15,8 +15,7 @@ from grlo_lite.evaluation.tasks.task import Question
 from grlo_lite.grading import sandbox
 from grlo_lite.grading.extraction import stated_text
 from grlo_lite.microcosm import world
-from grlo_lite.models.chat_template import Messages
-from grlo_lite.prompts.row_formats import Prompt
+from grlo_lite.models.chat_template import Messages, Prompt
 from grlo_lite.recipe.schema import Reward
 from grlo_lite.wording import cut
 

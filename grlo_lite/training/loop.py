@@ -68,7 +68,8 @@ def full_disk_told(run: RunDir, parts: Loaded) -> AbstractContextManager[None]:
 
 def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, checkpoint: Path | None) -> dict[str, Any]:
     """How the training of the policy's adapter ended, in summary.json's terms."""
-    expected = planner.expected(recipe, this_machine.this_card(recipe.cpu_dtype)) if processes.count() == 1 else None
+    card = this_machine.this_card(recipe.cpu_dtype)
+    plan = planner.plan_if_known(recipe, card) if processes.count() == 1 else None
     before = files.read_lines(run.metrics)[-1]["elapsed_seconds"] if checkpoint else 0.0
     updates = recipe.algorithm.updates_per_rollout
     halvings = Halvings(run)
@@ -76,7 +77,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
 
     # What goes along with TRL's loop, in the order in which it is called
     boundary, stops = Boundary(run, updates), Stops(recipe.budget, updates, before)
-    pace = Pace(recipe.budget.steps, expected)
+    pace = Pace(recipe.budget.steps, plan)
     recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace)
     watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
     callbacks = [boundary, recorder, watch, stops]
@@ -99,7 +100,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
         "wall_seconds": stops.elapsed_seconds,
         "stopped_because": watch.because or stops.because,
         **({"out_of_memory": halvings.made} if halvings.made else {}),
-        **({"plan": against_plan(files.read_lines(run.metrics), expected)} if expected else {}),
+        **({"plan": against_plan(files.read_lines(run.metrics), plan)} if plan else {}),
     }
 
 
@@ -131,14 +132,15 @@ def _bytes_to_write(recipe: Recipe, checkpoint: int) -> int:
 
 def _summary(recipe: Recipe, run: RunDir, ended: dict[str, Any]) -> dict[str, Any]:
     lines = files.read_lines(run.metrics)
-    first, last = lines[0], lines[-1]
+    first, last, updates = lines[0], lines[-1], recipe.algorithm.updates_per_rollout
     skipped = sum(line.get("skipped_update", 0) for line in lines)
+    learnt = sum(line.get("skipped_update", 0) < updates for line in lines)
     hours = ended["wall_seconds"] / 3600
     price = recipe.budget.usd_per_hour
     return {
         "recipe": run.recipe_name(),
         "steps": last["step"],
-        **({"skipped_updates": skipped} if skipped else {}),
+        **({"skipped_updates": skipped, "learnt_steps": learnt} if skipped else {}),
         "rollouts": last["rollouts"],
         "generated_tokens": last["generated_tokens"],
         "gpu_hours": hours if "peak_vram_gib" in last else 0.0,

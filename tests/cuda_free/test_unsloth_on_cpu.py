@@ -50,6 +50,13 @@ def test_a_qwen3_judge_scores_the_same_before_and_after_its_patches(found):
     assert len(set(alone)) == 3
 
 
+def test_a_twin_that_is_made_after_its_patches_is_still_the_policy(found):
+    """Both kinds, of a Qwen3 whose rotary class it has replaced for the whole process."""
+    assert found["patched_rotary"] == "unsloth"
+    assert found["twins"]["rotary"] == "transformers"
+    assert max(found["twins"]["lean"], found["twins"]["stock"]) < 1e-5
+
+
 def test_it_leaves_every_shipped_tokenizer_as_it_is(found):
     for name, pads in found["pads"].items():
         assert pads == {"before": "<|pad|>", "after": "<|pad|>", "size": 744}, name

@@ -14,10 +14,17 @@ os.environ.update(UNSLOTH_ALLOW_CPU="1", UNSLOTH_DISABLE_STATISTICS="1", UNSLOTH
 import unsloth  # noqa: E402, F401, I001
 import torch  # noqa: E402
 import trl  # noqa: E402
+from transformers.models.qwen3 import modeling_qwen3  # noqa: E402
 from unsloth.models import llama, rl  # noqa: E402
 from unsloth.models.qwen3 import FastQwen3Model  # noqa: E402
 from unsloth_zoo.tokenizer_utils import patch_tokenizer  # noqa: E402
 
+from grlo_lite.generation import twin_check  # noqa: E402
+from grlo_lite.generation.decoding import Answers, Prompts, decode  # noqa: E402
+from grlo_lite.generation.llama import llama as lean  # noqa: E402
+from grlo_lite.generation.request import Sampling  # noqa: E402
+from grlo_lite.generation.stock import Stock  # noqa: E402
+from grlo_lite.generation.twin import Twin, base_of  # noqa: E402
 from grlo_lite.models import chat_template, names, reward_model  # noqa: E402
 from grlo_lite.models import policy as policies  # noqa: E402
 from grlo_lite.models import unsloth as ours  # noqa: E402
@@ -63,6 +70,23 @@ def padded(folder: Path) -> dict[str, Any]:
     return {"before": before, "after": after.pad_token, "size": len(after)}
 
 
+def twins_of(model: Any) -> dict[str, Any]:
+    """Twins of a policy that are made only now, after Unsloth's patches: whose rotary class the stock one has, and how
+    far each one's log-probabilities of what it says are from the policy's.
+    """
+    base, found = base_of(model), {}
+    ids_BP = torch.arange(100, 130).view(3, 10)
+    asked = Prompts(ids_BP, torch.ones_like(ids_BP, dtype=torch.bool), [2], 0)
+    for name, kind in (("lean", lean), ("stock", Stock)):
+        made = kind(base, True)
+        answers = Answers(asked, Sampling(20))
+        decode(Twin(made, base.config, CPU, base.config.num_hidden_layers), asked, answers, 3)
+        found[name] = twin_check.mean_difference(model, asked, answers)
+        if isinstance(made, Stock):
+            found["rotary"] = type(made.model.model.rotary_emb).__module__.split(".")[0]
+    return found
+
+
 def checkpointing(model: Any) -> bool:
     flags = [m.gradient_checkpointing for m in model.modules() if hasattr(m, "gradient_checkpointing")]
     return any(flags)
@@ -78,6 +102,7 @@ def main() -> dict[str, Any]:
     llama._record_pre_patch_changes(before)  # does it: for its own models alone
     llama._gate_pre_patch_to_unsloth_models(before)
     beside = reward_model.fixed_scores(judge)
+    twins = twins_of(policy.model)
     for trainer in ("grpo_trainer", "rloo_trainer"):
         rl._patch_trl_rl_trainers_impl(trainer)
     patched = arguments()
@@ -106,6 +131,8 @@ def main() -> dict[str, Any]:
         "stock": stock,
         "patched": patched,
         "scores": [alone, beside],
+        "twins": twins,
+        "patched_rotary": modeling_qwen3.Qwen3RotaryEmbedding.__module__.split(".")[0],
         "pads": {folder.name: padded(folder) for folder in (names.POLICY, names.REWARD, names.HELDOUT)},
         "policy_pad": [tokenizer.pad_token, model.config.pad_token_id, tokenizer.pad_token_id],
         "mask": mask[0].tolist(),

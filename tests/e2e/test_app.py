@@ -351,16 +351,21 @@ def test_it_ends_at_once_with_pages_that_wait(tmp_path):
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
     clients = [Client(ready[1], verbose=False) for _ in range(3)]  # each takes a while, in which an answer would end
-    jobs = [
-        client.submit("Which is better for me, the spoon or the pencil?", api_name="/compare") for client in clients
-    ]
-    time.sleep(0.2)
+    question = "Which is better for me, the spoon or the pencil?"  # the base talks on as long as it may
+    jobs = [client.submit(question, max_tokens=1024, api_name="/compare") for client in clients]
+    while not jobs[0].outputs():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+    assert not any(job.done() for job in jobs)
     app.send_signal(signal.SIGINT)
     began = time.monotonic()
     assert app.wait(30) in (0, 130), log.read_text()
     assert time.monotonic() - began < 8
     assert len(log.read_text().splitlines()) == 2, log.read_text()
-    assert not all(job.done() and job.status().success for job in jobs)  # the first may end, those that wait do not
+    ended = [job.outputs()[-1] for job in jobs if job.done() and job.status().success]
+    assert {state["base"]["ended"] for state in ended} <= {"stopped"}  # none went on to its end
+    begun = [state for job in jobs for state in job.outputs()[-1:] if "base" in state]
+    assert {state["base"]["ended"] for state in begun} <= {None, "stopped"}  # nor one whose page was cut off
 
 
 def routes_of(app):

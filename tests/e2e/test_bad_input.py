@@ -1,10 +1,12 @@
 """Bad input: exit code 2, one or two lines that say what, where and how to mend it, and nothing left behind."""
 
 import os
+import shutil
 
 import pytest
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
 
+from grlo_lite import doctor
 from grlo_lite.cli import run_command
 from grlo_lite.models import names
 from grlo_lite.train import main
@@ -22,6 +24,8 @@ def files(tmp_path):
                     num_key_value_heads=1, num_labels=3)
     ).save_pretrained(tmp_path / "three")  # fmt: skip
     AutoTokenizer.from_pretrained(names.REWARD).save_pretrained(tmp_path / "three")
+    shutil.copytree(names.POLICY, tmp_path / "gguf", ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "gguf" / "model.Q4_1.gguf").write_bytes(b"GGUF")
     return tmp_path
 
 
@@ -62,6 +66,11 @@ CASES = {
     "no such reward model": (["reward.name=./nowhere"], ["reward.name='./nowhere'", "there is no such directory"]),
     "a causal LM as reward model": ([f"reward.name={names.POLICY}"], ["has no one-logit head", "Qwen3ForCausalLM"]),
     "three labels": (["reward.name=three"], ["has no one-logit head", "with 3 labels"]),
+    "a reward function's, before any model is loaded": (
+        ["reward.name=three", "reward.python=nowhere.py:f"],
+        ["reward.python='nowhere.py:f'", "there is no file nowhere.py"],
+    ),
+    "a second recipe's": (["microcosm", "b" * 5000], [f"'{'b' * 52}…{'b' * 25}' has no '='", "second recipe"]),
     "nothing to resume": (["--resume"], ["no unfinished run"]),
     "resume what is no run": (["--resume", "--run-dir", "existing"], ["has no recipe.yaml"]),
 }
@@ -81,6 +90,19 @@ def test_bad_input(files, case, capsys, monkeypatch):
     assert [name for name in sorted(os.listdir(files)) if name != "runs"] == before
     assert not runs.exists() or not list(runs.iterdir())
     assert not list((files / "existing").iterdir())
+
+
+@pytest.mark.parametrize("key", ["model.name", "reward.name", "reward.heldout.name"])
+@pytest.mark.parametrize("command", [main, doctor.main], ids=["train", "doctor"])
+def test_a_directory_with_a_gguf_and_no_safetensors_is_refused_in_a_line(files, key, command, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    assert run_command(lambda: command(["microcosm", f"{key}=gguf"])) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {key}='gguf' holds model.Q4_1.gguf and no safetensors; ")
+    assert "gguf_file=" in printed
+    assert printed.count("\n") == 1
+    shutil.copy(names.POLICY / "model.safetensors", files / "gguf")
+    assert names.base_path("gguf") == "gguf"
 
 
 def test_the_command_itself_exits_2_without_a_traceback(train, tmp_path):

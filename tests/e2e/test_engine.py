@@ -29,6 +29,7 @@ def test_the_policy_that_unsloth_trains_and_the_twin_decodes_learns(train, tmp_p
     "words",
     [
         ("rollout.engine=folded", "rollout.rows_at_once=12"),
+        ("lora.train_stop_tokens=true",),
         pytest.param(
             ("backend=unsloth", "rollout.engine=folded"),
             marks=pytest.mark.skipif(find_spec("unsloth") is None, reason="Unsloth is not installed"),
@@ -38,7 +39,7 @@ def test_the_policy_that_unsloth_trains_and_the_twin_decodes_learns(train, tmp_p
             marks=pytest.mark.skipif(find_spec("unsloth") is None, reason="Unsloth is not installed"),
         ),
     ],
-    ids=["transformers", "unsloth", "unsloth rloo"],
+    ids=["transformers", "stop tokens' rows", "unsloth", "unsloth rloo"],
 )
 def test_a_run_that_lost_its_end_resumes_bit_for_bit(train, tmp_path, words):
     words = (*words, "budget.steps=2", "budget.checkpoint_every=1", "evaluation.suite=none")
@@ -50,7 +51,9 @@ def test_a_run_that_lost_its_end_resumes_bit_for_bit(train, tmp_path, words):
     train("--run-dir", tmp_path / "cut", "--resume", cwd=tmp_path)
     hashes = [json.loads((tmp_path / name / "summary.json").read_text())["adapter_sha256"] for name in ("whole", "cut")]
     assert hashes[0] == hashes[1]
-    assert len(files.read_lines(tmp_path / "cut" / "metrics.jsonl")) == 2
+    lines = files.read_lines(tmp_path / "cut" / "metrics.jsonl")
+    assert len(lines) == 2
+    assert all(line["entropy"] > 0 for line in lines)
 
 
 def test_vllm_beside_a_4_bit_policy_is_refused_before_anything_is_loaded(train, tmp_path):

@@ -21,6 +21,7 @@ from grlo_lite.generation.decoding import Slots
 from grlo_lite.models.reward_model import RewardModel
 from grlo_lite.rundir import checkpoints, files, layout
 from grlo_lite.rundir.layout import RunDir
+from grlo_lite.training import loop
 
 WORDS = ("budget.checkpoint_every=1", "evaluation.suite=none", "evaluation.heldout_prompts=0")
 
@@ -80,6 +81,13 @@ def test_kills_at_random_moments_change_nothing(whole, tmp_path, algorithm):
         whole = tmp_path / "whole"
         assert in_process("--run-dir", whole, *words) == 0
     assert summary(path)["adapter_sha256"] == summary(whole)["adapter_sha256"]
+
+
+def test_a_run_that_was_not_asked_how_its_answers_end_has_the_same_adapter(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "_tell_how_answers_end", lambda *_: None)
+    assert in_process("--run-dir", tmp_path / "r", *WORDS, "budget.steps=6") == 0
+    assert "before the first step" not in capsys.readouterr().out
+    assert summary(tmp_path / "r")["adapter_sha256"] == summary(whole)["adapter_sha256"]
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "manifest.json"])

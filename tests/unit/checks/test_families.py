@@ -1,24 +1,33 @@
 """No false alarm on small pairs of each family's kind, whatever their BOS is, and each planted fault still found."""
 
+import math
+import re
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma2ForSequenceClassification,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
 )
 
 from grlo_lite.checks import reward_model as checks_of
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS
-from grlo_lite.checks.clear_pairs import PAIRS
-from grlo_lite.models import reward_model
+from grlo_lite.checks.endings import endings_check
+from grlo_lite.models import loading, reward_model
+from grlo_lite.models.backends import Place
+from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Judge
 
+PAIRS = checks_of.clear_pairs("Skywork/Skywork-Reward-V2-Qwen3-4B")
 CPU = torch.device("cpu")
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 SYSTEM = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
@@ -44,6 +53,12 @@ FAMILIES = {
         LlamaConfig,
         LlamaForSequenceClassification,
     ),
+}
+POLICIES = {
+    "qwen": (Qwen3ForCausalLM, "<|im_end|>"),
+    "llama": (LlamaForCausalLM, "<|eot_id|>"),
+    "gemma": (Gemma2ForCausalLM, "<end_of_turn>"),
+    "smollm2": (LlamaForCausalLM, "<|im_end|>"),
 }
 MARKS = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
@@ -103,7 +118,7 @@ def scorer(folder):
 
 
 def test_a_healthy_pair_raises_no_alarm(scorer, folder):
-    checks = checks_of.reward_checks(scorer, list(PAIRS))
+    checks = checks_of.reward_checks(scorer, PAIRS)
     assert [check for check in checks if check.status == FAIL] == []
     assert {check.name: check.status for check in checks}["one BOS"] == (
         NOT_APPLICABLE if folder.name.startswith("qwen") else PASS
@@ -113,12 +128,12 @@ def test_a_healthy_pair_raises_no_alarm(scorer, folder):
 def test_a_bos_too_many_and_a_missing_one_are_found(scorer):
     bos, plain = scorer.tokenizer.bos_token_id, scorer.token_ids
     if bos is None:
-        assert checks_of.bos_check(scorer, list(PAIRS)).status == NOT_APPLICABLE
+        assert checks_of.bos_check(scorer, PAIRS).status == NOT_APPLICABLE
         return
     scorer.token_ids = lambda conversation: [bos, *plain(conversation)]
-    assert checks_of.bos_check(scorer, list(PAIRS)).status == FAIL
+    assert checks_of.bos_check(scorer, PAIRS).status == FAIL
     scorer.token_ids = lambda conversation: plain(conversation)[1:]
-    assert checks_of.bos_check(scorer, list(PAIRS)).status == FAIL
+    assert checks_of.bos_check(scorer, PAIRS).status == FAIL
 
 
 def test_a_pad_that_is_read_as_the_last_token_is_found(scorer):
@@ -130,7 +145,16 @@ def test_a_pad_that_is_read_as_the_last_token_is_found(scorer):
         return scorer.model.score(hidden[:, -1].float())[:, 0].tolist()
 
     scorer._scores_of = at_the_last_position
-    assert checks_of.pooling_check(scorer, list(PAIRS)).status == FAIL
+    assert checks_of.pooling_check(scorer, PAIRS).status == FAIL
+
+
+def test_a_head_in_16_bits_and_a_taste_upside_down_are_found(scorer):
+    score = scorer.score
+    scorer.score = lambda conversations: [-value for value in score(conversations)]
+    assert checks_of.order_check(scorer, list(PAIRS)).found == "0 of 40"
+    assert "it prefers bad answers" in checks_of.order_check(scorer, list(PAIRS)).mend
+    scorer.model.score.bfloat16()
+    assert checks_of.head_check(scorer).status == FAIL
 
 
 def test_the_marks_of_another_family_are_found(scorer):
@@ -138,6 +162,37 @@ def test_the_marks_of_another_family_are_found(scorer):
     check = checks_of.template_check(scorer.tokenizer)
     assert check.status == FAIL
     assert "<|turn|>" in check.found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("chance", "status"), [(0.05, PASS), (1e-9, FAIL)])
+def test_a_policy_that_can_end_its_answers_is_told_from_one_that_cannot(family, chance, status, tmp_path):
+    """Its layers add nothing, and one number is 1 in every embedding: all tokens are as likely, but the stop tokens."""
+    (causal, stop), kind, tokenizer = POLICIES[family], FAMILIES[family][5], tokenizer_of(family)
+    model = causal(
+        kind(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=1, head_dim=32,
+            num_attention_heads=2, num_key_value_heads=1, pad_token_id=0, tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+                parameter.zero_()
+        embedding = model.get_input_embeddings().weight
+        embedding.zero_()[:, 0] = 1  # normed, the square root of 64
+        model.lm_head.weight[tokenizer.convert_tokens_to_ids(stop), 0] = (
+            math.log(chance / (1 - chance) * (len(tokenizer) - 1)) / 8
+        )
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    words = [f"model.name={tmp_path}", "model.quantization=none", "rollout.max_tokens=40"]
+    recipe = recipes.load("microcosm", words)
+    check = endings_check(recipe, loading.load_policy(recipe, Place(CPU)), [[{"role": "user", "content": "?"}]] * 16)
+    assert check.status == status
+    assert ("lora.train_stop_tokens=true" in check.mend) == (status == FAIL)
+    (said,) = re.findall(rf"the chance of {re.escape(stop)} (\S+)$", check.found)
+    assert float(said) == pytest.approx(chance, abs=2e-3 if status == PASS else 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +210,7 @@ def test_only_a_judge_that_prefers_bad_answers_is_said_to(right, status, words):
         def score(self, asked):
             return [float(i % 2 == (i // 2 >= right)) for i in range(len(asked))]
 
-    check = checks_of.order_check(Judge(), list(PAIRS))
+    check = checks_of.order_check(Judge(), PAIRS)
     assert (check.status, check.found) == (status, f"{right} of 40")
     assert words in check.mend
     assert bool(check.mend) == bool(words)

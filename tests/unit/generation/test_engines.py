@@ -220,3 +220,19 @@ def test_the_entropy_of_a_rollout_is_the_mean_surprise_of_what_was_drawn():
         length_B=torch.tensor([2, 1, 3]),
     )
     assert engines.mean_surprise(drawn) == pytest.approx(2.0)
+
+
+def test_a_rollout_leaves_its_entropy_for_a_trainer_that_logs_none(model, batch):
+    """By the policy's own forward: the mean of -log p over the tokens up to each row's end."""
+    ids_BP, mask_BP = batch
+    with engines.rollouts(recipe(), model, "compact", Noted()):
+        said = generated(model, *batch, **SAMPLED)
+        found = model.generate.sampled_entropy
+    tokens_BT = said[:, ids_BP.shape[1] :]
+    ended_BT = torch.isin(tokens_BT, torch.arange(8)).long()
+    drawn_BT = ended_BT.cumsum(1) == ended_BT
+    mask = torch.cat([mask_BP, drawn_BT], 1).long()
+    with torch.no_grad():
+        logits = model(input_ids=said, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
+    logp_BT = logits[:, ids_BP.shape[1] - 1 : -1].log_softmax(-1).gather(-1, tokens_BT[..., None])[..., 0]
+    assert found == pytest.approx(-float(logp_BT[drawn_BT].mean()), abs=1e-4)

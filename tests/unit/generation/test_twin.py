@@ -84,6 +84,7 @@ def test_greedy_answers_of_4_bit_models_are_those_of_transformers(kind, tmp_path
 
 UNSLOTH = """
 import json, sys
+from contextlib import nullcontext
 sys.path.insert(0, {root!r})
 from grlo_lite.models.backends import Place, import_unsloth
 import_unsloth()
@@ -107,11 +108,17 @@ for kind in ("llama", "qwen2", "qwen3"):
             if "lora_B" in name:
                 parameter.data.normal_(std=0.1)
         ids_BP, mask_BP = prompts()
-        plain = generated(model, ids_BP, mask_BP, eos_token_id=ENDS, pad_token_id=1)
-        for fold in (True, False):
-            asked, answers = decoded(model, fold, 5)
-            same = torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain)
-            found[f"{{kind}} {{how}} {{fold}}"] = same, twin_check.mean_difference(model, asked, answers)
+        said = []
+        for adapter in ("on", "off"):
+            with nullcontext() if adapter == "on" else model.disable_adapter():
+                plain = generated(model, ids_BP, mask_BP, eos_token_id=ENDS, pad_token_id=1)
+                said.append(plain.tolist())
+                for fold in (True, False):
+                    asked, answers = decoded(model, fold, 5)
+                    same = torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain)
+                    difference = twin_check.mean_difference(model, asked, answers)
+                    found[f"{{kind}} {{how}} {{fold}}, adapter {{adapter}}"] = same, difference
+        assert said[0] != said[1]
 print(json.dumps(found))
 """
 
@@ -125,7 +132,7 @@ def test_greedy_answers_through_unsloth_are_its_own(tmp_path, pytestconfig):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 12
+    assert len(found) == 24
     for what, (same, difference) in found.items():
         assert same, what
         assert difference < 1e-5, what

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from grlo_lite.checks.machine import machine_checks
 from grlo_lite.machine import device
 from grlo_lite.models import loading as models
 from grlo_lite.models.backends import Place
@@ -32,6 +33,16 @@ def test_auto_goes_by_the_cpu_and_a_name_does_not(multiplies, monkeypatch):
     assert device.float_dtype(CPU) == device.float_dtype(CPU, "fp32") == torch.float32
     assert device.float_dtype(CPU, "bf16") == torch.bfloat16
     assert device.float_dtype(CPU, "auto") == (torch.bfloat16 if multiplies else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("cpu_dtype", "multiplies", "said"), [("fp32", True, "fp32"), ("auto", True, "bf16"), ("auto", False, "fp32")]
+)
+def test_the_doctor_says_in_what_the_recipe_computes_here(cpu_dtype, multiplies, said, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "cpu_multiplies_bf16", lambda: multiplies)
+    (check,) = [check for check in machine_checks(tmp_path, cpu_dtype) if check.name == "bf16"]
+    assert check.found == f"{said} on this CPU by cpu_dtype={cpu_dtype}"
 
 
 def test_the_recipes_dtype_reaches_all_that_computes(tmp_path):

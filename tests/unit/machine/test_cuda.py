@@ -57,7 +57,7 @@ def test_train_refuses_before_it_loads_and_the_doctor_says_it(beside_a_card, mon
     with pytest.raises(BadInput, match="build for CPUs"):
         train.main(["microcosm", "--run-dir", str(tmp_path / "r")])
     assert not (tmp_path / "r").exists()
-    gpu = next(check for check in checks.machine_checks(tmp_path) if check.name == "GPU")
+    gpu = next(check for check in checks.machine_checks(tmp_path, "fp32") if check.name == "GPU")
     assert (gpu.status, "build for CPUs" in gpu.mend) == (FAIL, True)
 
 
@@ -145,7 +145,7 @@ def test_both_are_set_before_torch_is_imported():
         "class Watch:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'torch':\n"
-        f"            print([os.environ.get(n) for n in {NAMES}]); os._exit(0)\n"
+        f"            print([os.environ.get(n) for n in {NAMES}], flush=True); os._exit(0)\n"
         "sys.meta_path.insert(0, Watch())\n"
         "from grlo_lite import train\n"
         "train.main(['microcosm'])\n"

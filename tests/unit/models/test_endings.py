@@ -10,6 +10,7 @@ from grlo_lite.models.backends import Place
 from grlo_lite.models.endings import Endings
 from grlo_lite.prompts import prepared
 from grlo_lite.recipe import loading as recipes
+from grlo_lite.training import boundary
 
 CPU = torch.device("cpu")
 RECIPE = recipes.load("microcosm", ["prompts.decontaminate=false"])  # 40 steps of 32 answers, of at most 48 tokens
@@ -48,12 +49,19 @@ def test_a_base_that_ends_some_answers_is_told_from_one_that_cannot(policy, aske
 
 
 def test_asking_leaves_no_trace(policy, asked):
+    """In no generator that a run draws from, and in no parameter."""
     policy.model.train()
-    before = torch.get_rng_state()
+    before, weights = boundary.random_state(), {n: p.detach().clone() for n, p in policy.model.named_parameters()}
     first, again = (endings.endings(policy, asked[:4], 24, 1.0) for _ in range(2))
     assert first == again
-    assert torch.equal(torch.get_rng_state(), before)
+    after = boundary.random_state()
+    assert torch.equal(after["torch"], before["torch"])
+    assert after["python"] == before["python"]
+    assert after["numpy"][1].tolist() == before["numpy"][1].tolist()
     assert policy.model.training
+    for name, parameter in policy.model.named_parameters():
+        assert torch.equal(parameter, weights[name])
+        assert parameter.grad is None
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def lines(name, values):
         ("distinct_fraction", 0.9, 0.1, "collapsed"),
         ("entropy", 0.5, 0.001, "explores nothing"),
         ("equal_groups_fraction", 0.2, 1.0, "no learning signal"),
+        ("skipped_update", 0, 1, "nothing is learnt"),
     ],
 )
 def test_each_guard_speaks_once_in_plain_words_and_saves_samples(watched, capsys, name, healthy, sick, words):

@@ -7,6 +7,7 @@ import torch
 
 from grlo_lite import plan
 from grlo_lite.errors import BadInput
+from grlo_lite.machine import versions
 from grlo_lite.planning import cards, probe, probes, this_machine, timing
 from grlo_lite.recipe import loading as recipes
 
@@ -24,7 +25,7 @@ def row(**changes):
     facts = {
         "device": this_machine.cpu_name(),
         "vram": card.vram,
-        "torch": probes.torch_version(),
+        "torch": versions.installed("torch"),
         "date": "2026-11-23",
     }
     return facts | {"rates": rates} | changes
@@ -45,7 +46,14 @@ def test_a_probe_is_measured_filed_and_taken_by_the_next_plan(filed, monkeypatch
     printed = capsys.readouterr().out
     assert f"filed in {filed}\n" in printed
     assert "rates measured by --probe, 20" in printed
-    for words in ("TFLOP/s in large matrix products", "GB/s of weights in a token", "µs of the host for a layer"):
+    for words in (
+        "TFLOP/s in large matrix products",
+        "GB/s of weights in a token",
+        "µs of the host for a layer",
+        "in a 4-bit product of one row",
+        "in one of 16 rows",
+        "in one of 32 rows",
+    ):
         assert words in printed
     kept, mine = json.loads(filed.read_text())["probes"]
     assert kept == other
@@ -55,6 +63,21 @@ def test_a_probe_is_measured_filed_and_taken_by_the_next_plan(filed, monkeypatch
     assert card.flops == mine["rates"]["flops"]
     assert card.dense_layer_seconds < card.layer_seconds < 0.1
     assert not list(filed.parent.glob(".*"))  # nothing of an atomic write is left
+
+
+def test_4_bit_products_of_1_16_and_32_rows_are_measured(monkeypatch):
+    """A second each, of which the rows' own 2 FLOPs a weight take 1 %, 16 % and 32 %."""
+    shape, asked = probe.replace(probe.TINY, hidden=64, mlp=128), []
+
+    def a_second(run, device):
+        asked.append(tuple(run().shape))
+        return 1.0
+
+    monkeypatch.setattr(probe, "median_seconds", a_second)
+    rates = probe.fused_products(shape, torch.device("cpu"), torch.float32, few_rows_flops=200 * 64 * 128)
+    assert asked == [(1, 128), (16, 128), (32, 128)]
+    weights = 64 * 128
+    assert rates == pytest.approx({"fused_1": weights / 0.99, "fused_16": weights / 0.84, "fused_32": weights / 0.68})
 
 
 @pytest.mark.parametrize("changes", [{"device": "another"}, {"torch": "0.1"}, {"vram": 2**30}])

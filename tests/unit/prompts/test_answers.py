@@ -7,8 +7,9 @@ import pytest
 
 from grlo_lite import prompts
 from grlo_lite.errors import BadInput
+from grlo_lite.models.chat_template import Prompt, beside
 from grlo_lite.prompts import prepared
-from grlo_lite.prompts.row_formats import Prompt, answer_of, beside
+from grlo_lite.prompts.row_formats import answer_of
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Part
 

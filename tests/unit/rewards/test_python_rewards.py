@@ -6,7 +6,7 @@ import pytest
 from trl.rewards import accuracy_reward, think_format_reward
 
 from grlo_lite.errors import BadInput
-from grlo_lite.prompts.row_formats import Prompt
+from grlo_lite.models.chat_template import Prompt
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import PythonReward, Reward
 from grlo_lite.rewards.python_rewards import PythonSource

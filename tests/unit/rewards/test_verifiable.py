@@ -9,8 +9,8 @@ from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.tasks.code import HUMANEVAL
 from grlo_lite.evaluation.tasks.mathematics import GSM8K, MATH500
 from grlo_lite.evaluation.tasks.questions import rows_of
+from grlo_lite.models.chat_template import Prompt
 from grlo_lite.prompts import load
-from grlo_lite.prompts.row_formats import Prompt
 from grlo_lite.recipe.schema import Part, Reward
 from grlo_lite.rewards import verifiable
 from grlo_lite.rewards.reward_function import RewardFunction

@@ -209,7 +209,10 @@ def test_an_update_that_overflows_in_fp16_is_a_line_and_not_the_end(tmp_path):
     run = RunDir(tmp_path / "r")
     run.adapter.mkdir()
     (run.adapter / "adapter_model.safetensors").write_bytes(b"")
-    assert loop._summary(recipe, run, ended)["skipped_updates"] == 2
+    said = loop._summary(recipe, run, ended)
+    assert (said["steps"], said["skipped_updates"], said["learnt_steps"]) == (2, 2, 0)
+    twice = recipes.load("microcosm", ["algorithm.updates_per_rollout=2"])  # of two updates a step, one was made
+    assert loop._summary(twice, run, ended)["learnt_steps"] == 2
 
 
 def test_the_loss_scale_begins_small():
