@@ -179,3 +179,25 @@ def test_the_command(capsys):
     printed = capsys.readouterr().out
     assert "pass  4-bit against 16-bit      32 answers: Spearman 0.9" in printed
     assert printed.rstrip().endswith("15 checks, none failed")
+
+
+def test_a_recipe_without_a_reward_model_is_told_what_earns_its_reward(tmp_path):
+    (tmp_path / "mine.py").write_text("def f(completions, answer):\n    return [0.0] * len(completions)\n")
+    found = {
+        check.name: check
+        for check in doctor.diagnosis(
+            recipes.load("microcosm-rlvr", [f"reward.python={tmp_path}/mine.py:f"]), after_policy=False, prompt_count=8
+        )
+    }
+    assert found["reward model"].status == NOT_APPLICABLE
+    assert found[f"function {tmp_path}/mine.py:f"].found == "is loaded; asks for answer"
+    assert found["grader microcosm-arithmetic"].status == PASS
+    assert found["prompts with answers"].found == "all 936 can be graded"
+    assert "answers that end" in found
+    broken = recipes.load("microcosm-rlvr", [f"reward.python={tmp_path}/mine.py:g"])
+    failed = [c for c in doctor.diagnosis(broken, after_policy=False, prompt_count=8) if c.status == FAIL]
+    assert len(failed) == 1
+    assert "has no function g" in failed[0].found
+    chat = recipes.load("microcosm-rlvr", ["prompts.source=microcosm"])
+    failed = [c for c in doctor.diagnosis(chat, after_policy=False, prompt_count=8) if c.name == "prompts with answers"]
+    assert "cannot be graded" in failed[0].found

@@ -356,3 +356,19 @@ def moments(model, name):
         adam.step()
     states = [state for p in trained for state in adam.state[p].items()]
     return sum(t.numel() * t.element_size() for key, t in states if torch.is_tensor(t) and t.ndim and "qmap" not in key)
+
+
+def test_without_a_reward_model_none_is_planned(capsys):
+    """The plan with the judge, less the judge: no weights, no scoring, no seconds; other phases keep their parts."""
+    card, alone = cards.known_card("rtx4090"), ["reward.name=null", "reward.verifiable=mathematics"]
+    judged, free = (planner.plan(recipes.load("qwen3-4b-24gb", words), card) for words in ([], alone))
+    assert judged.vram["load"]["reward weights"] > 4 * 2**30
+    assert all(parts["reward weights"] == 0 for parts in free.vram.values())
+    assert free.vram["reward"]["reward activations"] == 0
+    assert (free.seconds["reward"], free.reward_tokens) == (0, 0)
+    assert free.vram["load"]["weights"] == judged.vram["load"]["weights"]
+    recipe = recipes.load("qwen3-4b-24gb", alone)
+    assert planner.resolved(recipe, free).reward.tokens_per_batch == "auto"
+    assert "no reward model" in shown.text(recipe, card, free)
+    assert changes.cheapest_change(recipe, cards.known_card("VRAM=5"))  # and no judge among what it changes
+    assert "reward." not in (changes.cheapest_change(recipe, cards.known_card("VRAM=5")) or "")

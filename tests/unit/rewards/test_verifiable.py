@@ -10,6 +10,7 @@ from grlo_lite.evaluation.tasks.code import HUMANEVAL
 from grlo_lite.evaluation.tasks.mathematics import GSM8K, MATH500
 from grlo_lite.evaluation.tasks.questions import rows_of
 from grlo_lite.models.chat_template import Prompt
+from grlo_lite.monitoring.metrics import batch_metrics
 from grlo_lite.prompts import load
 from grlo_lite.recipe.schema import Part, Reward
 from grlo_lite.rewards import verifiable
@@ -118,3 +119,18 @@ def test_mbpp_rows_are_graded_too():
     assert scores(
         "code", (row, "def add(a, b):\n    return a + b"), (row, "def add(a, b):\n    return a")
     ).tolist() == [1, 0]
+
+
+def test_each_part_of_the_score_is_logged_where_it_applies():
+    """Two groups of two: mathematics grades the first two prompts, choice the other two; lengths 2, 4, 2, 2."""
+    reward = Reward(verifiable=("choice", "mathematics"))
+    made = RewardFunction([], [2], reward, group_size=2, seed=0)
+    asked = [prompt("7"), prompt("7"), prompt("C"), prompt("C")]
+    said = [[{"role": "assistant", "content": text}] for text in ("$8$", "$7$", "(C).", "Answer: C")]
+    batch = made.scored(asked, said, [[5, 2], [5, 5, 5, 2], [5, 2], [5, 2]], 0)
+    found = batch_metrics(batch)
+    assert batch.rewards_B.tolist() == [0, 1, 1, 1]
+    assert (found["score_mean/mathematics"], found["score_mean/choice"], found["score_mean"]) == (0.5, 1, 0.75)
+    assert (found["equal_groups_fraction/mathematics"], found["equal_groups_fraction/choice"]) == (0, 1)
+    assert found["reward_length_correlation/mathematics"] == pytest.approx(1)  # the longer one is right
+    assert found["reward_length_correlation/choice"] is None
