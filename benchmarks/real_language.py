@@ -29,7 +29,7 @@ import real_models
 import real_speed
 
 RECIPE = "smollm2-135m-cpu"
-SHARE = 0.5  # of the pairs' prompts, for the judge that is optimized
+SHARE = 0.6  # of the pairs' prompts, for the judge that is optimized
 SEEDS = (0, 1, 2)
 HELDOUT_PROMPTS = 64
 # The recipe made short enough for half an hour: fewer and shorter completions, more made of each
@@ -113,14 +113,18 @@ def made_models(work: Path, data: Path) -> dict[str, Any]:
     for name, rows in zip(("judge-trained", "judge-heldout"), halves, strict=True):
         if not (work / name).is_dir():
             began = time.process_time()
-            real_models.make_judge(work / "policy", rows, work / name)
-            judges[name] = {"cpu_seconds": time.process_time() - began}
+            chosen = real_models.make_judge(work / "policy", rows, work / name)
+            judges[name] = chosen | {"cpu_seconds": time.process_time() - began}
         if "test_accuracy" not in judges.get(name, {}):
-            right = real_models.judge_accuracy(work / name, real_models.pairs(data, "test"))
-            asked = len({row["prompt"] for row in rows})
-            judges[name] = judges.get(name, {}) | {"pairs": len(rows), "prompts": asked, "test_accuracy": right}
+            test = real_models.pairs(data, "test")
+            judges[name] = judges.get(name, {}) | {
+                "pairs": len(rows),
+                "prompts": len({row["prompt"] for row in rows}),
+                "test_accuracy": real_models.judge_accuracy(work / name, test),
+                "test_accuracy_others": real_models.judge_accuracy(work / name, real_models.pairs_of_others(test)),
+            }
             known.write_text(json.dumps(judges, indent=1))
-            print(f"{name}: {len(rows)} pairs of {asked} prompts, {right:.3f} of the test pairs in order", flush=True)
+            print(f"{name}: {judges[name]}", flush=True)
     return judges
 
 
@@ -360,7 +364,8 @@ def speed_command(arguments: argparse.Namespace) -> list[str]:
 def table(result: dict[str, Any]) -> str:
     """Markdown: a row a run, what each judge says of the same answers, and what the guards said."""
     lines = [
-        f"{name}: {j['pairs']} pairs of {j['prompts']} prompts, {j['test_accuracy']:.3f} of the test pairs in order"
+        f"{name}: {j['pairs']} pairs of {j['prompts']} prompts; of the test pairs {j['test_accuracy']:.3f} in order, "
+        f"of pairs of two other answers to the same prompts {j['test_accuracy_others']:.3f}"
         for name, j in result["judges"].items()
     ]
     lines += [

@@ -84,7 +84,7 @@ def measured(side: str, shape: str, count: int) -> dict[str, Any]:
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     if side == "ours":
         scores = scorer.score(conversations)
-        batches = reward_model.batches_under_budget([[0] * n for n in lengths], scorer.tokens_per_batch)
+        batches = reward_model.batches_under_budget([[0] * n for n in lengths], len, scorer.tokens_per_batch)
         padded = sum(len(batch) * len(batch[-1]) for batch in batches)
     else:
         calculate = trl_rewards(model, tokenizer)

@@ -9,10 +9,8 @@ import sys
 from collections.abc import Callable
 
 from grlo_lite.errors import BadInput, DiskFull, DoesNotFit
+from grlo_lite.wording import shortened
 
-FAILED = 1
-BAD_INPUT = 2
-DOES_NOT_FIT = 3
 INTERRUPTED = 130
 COMMANDS = ("train", "plan", "evaluate", "doctor", "app")
 
@@ -24,19 +22,16 @@ def run_command(main: Callable[[], int]) -> int:
     wait_passively()
     try:
         return main()
-    except BadInput as error:
-        return _said(error, BAD_INPUT)
-    except DoesNotFit as error:
-        return _said(error, DOES_NOT_FIT)
-    except DiskFull as error:
-        return _said(error, FAILED)
+    except (BadInput, DoesNotFit, DiskFull) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _said(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
+def command_line(command: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `python -m grlo_lite.COMMAND`, whose options are written out."""
+    return argparse.ArgumentParser(prog=f"python -m grlo_lite.{command}", allow_abbrev=False, description=description)
 
 
 def parsed_with_recipe(
@@ -47,17 +42,13 @@ def parsed_with_recipe(
     Among the words that belong to no option, those with an `=` are overrides and the other one is the recipe, in any
     order and between the options. Raises BadInput where there is a second one.
     """
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="RECIPE | section.key=value",
-        help="a shipped recipe or a YAML file, and overrides of its keys",
-    )
+    words = "a shipped recipe or a YAML file, and overrides of its keys"
+    parser.add_argument("words", nargs="*", metavar="RECIPE | section.key=value", help=words)
     arguments = parser.parse_intermixed_args(argv)
     named = [word for word in arguments.words if "=" not in word]
     if len(named) > 1:
         raise BadInput(
-            f"{named[1]!r} has no '=', so it is a second recipe beside {named[0]!r}; "
+            f"{shortened(named[1])} has no '=', so it is a second recipe beside {shortened(named[0])}; "
             "write an override as section.key=value"
         )
     return arguments, named[0] if named else None, [word for word in arguments.words if "=" in word]
@@ -105,6 +96,6 @@ def grlo_lite() -> int:
     """The console script: `grlo-lite train …` is `python -m grlo_lite.train …`."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         print(f"usage: grlo-lite {{{','.join(COMMANDS)}}} …", file=sys.stderr)
-        return BAD_INPUT
+        return BadInput.exit_code
     command = sys.argv.pop(1)
     return run_command(importlib.import_module(f"grlo_lite.{command}").main)

@@ -4,27 +4,18 @@ Each check passes, fails with what to do, or does not apply. A reward model that
 without an error.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from grlo_lite.checks import reward_model
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check, checks_table
 from grlo_lite.checks.endings import endings_check
 from grlo_lite.checks.four_bits import fidelity_check, policy_conversations
 from grlo_lite.checks.machine import machine_checks
-from grlo_lite.checks.reward_model import (
-    card_texts,
-    clear_pairs,
-    golden_check,
-    pair_scores,
-    reward_checks,
-    unpatched_check,
-)
-from grlo_lite.cli import parsed_with_recipe, run_command, settle_libraries
+from grlo_lite.cli import command_line, parsed_with_recipe, run_command, settle_libraries
 from grlo_lite.errors import BadInput
-from grlo_lite.evaluation.tasks import suites
 from grlo_lite.models import loading as models
 from grlo_lite.models.backends import place
 from grlo_lite.prompts import prepared
@@ -34,9 +25,7 @@ from grlo_lite.recipe.schema import Recipe
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the table; returns 0 where nothing failed, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m grlo_lite.doctor", allow_abbrev=False, description="Checks the machine and the reward model."
-    )
+    parser = command_line("doctor", "Checks the machine and the reward model.")
     parser.add_argument(
         "--after-policy", action="store_true", help="load the policy first, to catch the forwards it patches"
     )
@@ -60,15 +49,15 @@ def diagnosis(recipe: Recipe, after_policy: bool, prompt_count: int) -> list[Che
         scorer = models.load_judge(recipe, judge, where.device)
     except BadInput as error:
         return [Check("one logit", FAIL, str(error), "choose another reward model")]
-    pairs = clear_pairs(judge.name)
-    checks = [Check("one logit", PASS, type(scorer.model).__name__), *reward_checks(scorer, pairs)]
-    checks.append(golden_check(judge.name, recipe.reward.quantization, scorer, card_texts))
+    pairs = reward_model.clear_pairs(judge.name)
+    checks = [Check("one logit", PASS, type(scorer.model).__name__), *reward_model.reward_checks(scorer, pairs)]
+    checks.append(reward_model.golden_check(judge.name, recipe.reward.quantization, scorer, reward_model.card_texts))
     if not prompt_count:
         return checks
-    before = None if after_policy else pair_scores(scorer, pairs)
+    before = None if after_policy else reward_model.pair_scores(scorer, pairs)
     policy = policy or models.load_policy(recipe, where)
-    checks.append(unpatched_check(before, pair_scores(scorer, pairs)))
-    rows = prepared.prompt_rows(recipe, None, suites.question_sets()).train
+    checks.append(reward_model.unpatched_check(before, reward_model.pair_scores(scorer, pairs)))
+    rows = prepared.prompt_rows(recipe).train
     checks.append(endings_check(recipe, policy, rows))
     conversations = policy_conversations(recipe, policy, rows, prompt_count)
     four_bit = scorer.score([c for group in conversations for c in group])

@@ -2,12 +2,18 @@
 
 
 class BadInput(Exception):
-    """What the user gave cannot be used: what is wrong, where, and how to mend it. Exit code 2."""
+    """What the user gave cannot be used: what is wrong, where, and how to mend it."""
+
+    exit_code = 2
 
 
 class DoesNotFit(Exception):
-    """The recipe needs more memory than there is; the cheapest change that fits is named. Exit code 3."""
+    """The recipe needs more memory than there is; the cheapest change that fits is named."""
+
+    exit_code = 3
 
 
 class DiskFull(Exception):
-    """The disk takes no more: what could not be written, and what is kept. Exit code 1."""
+    """The disk takes no more: what could not be written, and what is kept."""
+
+    exit_code = 1

@@ -4,22 +4,23 @@ Reads top to bottom: what is evaluated, which questions, the model, the answers 
 """
 
 import argparse
-import json
+import os.path
 import sys
 from pathlib import Path
 
-from grlo_lite.cli import INTERRUPTED, run_command, settle_libraries
+from grlo_lite.cli import INTERRUPTED, command_line, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.answer_store import AnswerStore
 from grlo_lite.evaluation.answering import Asking, model_facts
 from grlo_lite.evaluation.results import ARMS, PLAIN, answer_rows, evaluation, table
 from grlo_lite.evaluation.tasks import suites
-from grlo_lite.evaluation.tasks.suites import Asked, suite_questions
+from grlo_lite.evaluation.tasks.suites import Limits, suite_questions
 from grlo_lite.evaluation.verdicts import judged_outcomes
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.rundir import files
+from grlo_lite.wording import cut
 
-EVERY_ARM = (*ARMS, PLAIN)
+ARMS_ASKED = {"base": ("base", PLAIN), "tuned": ("tuned",), "both": (*ARMS, PLAIN)}  # by --arm
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     subject = trained_adapter.find(arguments.subject, arguments.base)
     suite = arguments.suite or ("microcosm" if names.name_of(subject.base) == "microcosm" else "quick")
     print(f"suite {suite} on {subject.adapter}", flush=True)
-    settle_libraries(offline=names.is_here(subject.base) and (bool(arguments.data_dir) or suite == "microcosm"))
-    limits = Asked(
+    needs_no_hub = bool(arguments.data_dir) or all(task.built_in for task in suites.SUITES[suite])
+    settle_libraries(offline=names.is_here(subject.base) and needs_no_hub)
+    limits = Limits(
         arguments.limit, arguments.samples, arguments.max_tokens, arguments.data_dir,
         arguments.allow_code_execution, arguments.strict,
     )  # fmt: skip
@@ -38,16 +40,14 @@ def main(argv: list[str] | None = None) -> int:
     store = AnswerStore(subject.run.answer_store)
     try:
         asking = Asking(policy, subject, store, arguments.seed, arguments.tokens_per_batch)
-        answers = asking.everything(asked, EVERY_ARM if arguments.arm == "both" else _arms_of(arguments.arm))
+        answers = asking.everything(asked, ARMS_ASKED[arguments.arm])
         outcomes = judged_outcomes(asked, answers, policy, subject, arguments.judge, store)
     except KeyboardInterrupt:
         print("\ninterrupted; what was answered is kept, and the same command goes on from there")
         return INTERRUPTED
     finally:
         store.close()
-    files.write_atomically(
-        subject.run.answers, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in answer_rows(outcomes))
-    )
+    files.write_atomically(subject.run.answers, files.json_lines(answer_rows(outcomes)))
     if arguments.arm != "both":
         for outcome in outcomes:
             said = ", ".join(f"{arm} {outcome.scores(arm).mean():.3f}" for arm in outcome.verdicts)
@@ -61,11 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parsed(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m grlo_lite.evaluate",
-        allow_abbrev=False,
-        description="Base against tuned on the same questions, from one loaded model, with error bars.",
-    )
+    description = "Base against tuned on the same questions, from one loaded model, with error bars."
+    parser = command_line("evaluate", description)
     parser.add_argument("subject", type=Path, metavar="RUN|ADAPTER", help="a run directory, or a PEFT adapter's folder")
     parser.add_argument("--suite", choices=suites.SUITES, help="default: the microcosm's for its model, else quick")
     parser.add_argument("--limit", type=int, help="questions a task, a random choice that is always the same")
@@ -75,7 +72,7 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
         "--data-dir", type=Path, help="read all questions from the files in this folder, none from a hub"
     )
     parser.add_argument("--strict", action="store_true", help="stop where a task's questions are missing")
-    parser.add_argument("--arm", choices=("base", "tuned", "both"), default="both", help="answer with one arm only")
+    parser.add_argument("--arm", choices=ARMS_ASKED, default="both", help="answer with one arm only")
     parser.add_argument("--base", help="the base model, where it is not where the adapter says")
     parser.add_argument("--judge", help="a reward model, or URL#MODEL of an OpenAI-compatible endpoint")
     parser.add_argument("--allow-code-execution", action="store_true", help="run the model's code, in the sandbox")
@@ -86,13 +83,10 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise BadInput(f"--{name.replace('_', '-')}={value} is too small; it must be at least {least}")
-    if arguments.data_dir is not None and not arguments.data_dir.is_dir():
-        raise BadInput(f"--data-dir={arguments.data_dir} is no folder; docs/evaluation.md lists the files it may hold")
+    folder = arguments.data_dir
+    if folder is not None and not os.path.isdir(folder):  # Path.is_dir() raises where a name is too long
+        raise BadInput(f"--data-dir={cut(str(folder))} is no folder; docs/evaluation.md lists the files it may hold")
     return arguments
-
-
-def _arms_of(arm: str) -> tuple[str, ...]:
-    return ("tuned",) if arm == "tuned" else ("base", PLAIN)
 
 
 if __name__ == "__main__":

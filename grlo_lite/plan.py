@@ -3,11 +3,10 @@
 `python -m grlo_lite.plan [RECIPE] [section.key=value …] [--gpu NAME]`; docs/planner.md has the method.
 """
 
-import argparse
 import sys
 
-from grlo_lite.cli import DOES_NOT_FIT, parsed_with_recipe, run_command, settle_libraries
-from grlo_lite.errors import BadInput
+from grlo_lite.cli import command_line, parsed_with_recipe, run_command, settle_libraries
+from grlo_lite.errors import BadInput, DoesNotFit
 from grlo_lite.planning import memory, recipe_cards, this_machine
 from grlo_lite.planning.cards import Card, known_card
 from grlo_lite.planning.changes import cheapest_change
@@ -21,9 +20,7 @@ from grlo_lite.recipe.schema import Recipe
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the plan; returns 3 where the recipe does not fit. Raises BadInput where the input cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m grlo_lite.plan", allow_abbrev=False, description="VRAM, hours and cost of a recipe on a GPU."
-    )
+    parser = command_line("plan", "VRAM, hours and cost of a recipe on a GPU.")
     parser.add_argument("--gpu", help="a known card, or its memory as VRAM=24 (default: the one in this machine)")
     parser.add_argument("--probe", action="store_true", help="measure this machine first, for about a minute")
     parser.add_argument("--all", action="store_true", help="every shipped recipe on every known card, as a table")
@@ -46,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if planned.fits:
         return 0
     print(f"the cheapest change that fits: {cheapest_change(recipe, here) or 'none; choose a smaller recipe'}")
-    return DOES_NOT_FIT
+    return DoesNotFit.exit_code
 
 
 def _probed(recipe: Recipe) -> Card:

@@ -9,9 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from grlo_lite.cli import INTERRUPTED, parsed_with_recipe, run_command, settle_cuda, settle_libraries
+from grlo_lite.cli import INTERRUPTED, command_line, parsed_with_recipe, run_command, settle_cuda, settle_libraries
 from grlo_lite.errors import DoesNotFit
-from grlo_lite.evaluation.tasks import suites
 from grlo_lite.machine import cuda, processes
 from grlo_lite.models.backends import Place, place
 from grlo_lite.planning import this_machine
@@ -44,15 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, until there is a step to finish
     cuda.require_usable_gpu()
     where = place(recipe)
-    if where.device.type == "cuda":
-        cuda.require_compiler()
     if not processes.is_main():
         sys.stdout = io.StringIO()
     if where.device.type == "cuda":
+        cuda.require_compiler()
         recipe = fitted(recipe, this_machine.this_card(), resuming=run is not None)
 
     # 3. The prompts, and the run directory
-    rows = prompt_rows(recipe, arguments.write_prompts, suites.question_sets())
+    rows = prompt_rows(recipe, arguments.write_prompts)
     is_new = run is None
     run = run or layout.begun(arguments.run_dir, name, recipe, rows.contamination)
     print(f"run directory {run.path}", flush=True)
@@ -92,20 +90,14 @@ def _trained(recipe: Recipe, run: RunDir, rows: PromptRows, where: Place) -> int
 
 
 def _parsed(argv: list[str] | None) -> tuple[argparse.Namespace, str | None, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m grlo_lite.train",
-        allow_abbrev=False,
-        description="Reinforcement learning from a reward model on chat prompts, on one GPU or a CPU.",
-    )
+    description = "Reinforcement learning from a reward model on chat prompts, on one GPU or a CPU."
+    parser = command_line("train", description)
     parser.add_argument("--run-dir", type=Path, help="where the run lives (default: runs/<recipe>-<time>)")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --run-dir, or with the newest unfinished one"
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the resolved recipe, what it will do and the first prompt; load no weights",
-    )
+    shown = "print the resolved recipe, what it will do and the first prompt; load no weights"
+    parser.add_argument("--dry-run", action="store_true", help=shown)
     parser.add_argument(
         "--write-prompts", type=Path, metavar="FILE", help="save the prompts that cleaning leaves, as JSON lines"
     )

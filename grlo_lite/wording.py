@@ -1,5 +1,6 @@
 """Text for people: aligned tables, durations, shortened values, the numbers of a row of results."""
 
+from collections.abc import Collection
 from typing import Any
 
 
@@ -9,15 +10,11 @@ def numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
     return f"{row['base']:.3f}", f"{row['tuned']:.3f}", f"{row['difference']:+.3f}", interval
 
 
-def aligned(rows: list[tuple[str, ...]], left: int) -> list[str]:
-    """The rows as lines of equally wide cells; the first `left` columns are flush left, the others flush right."""
+def aligned(rows: list[tuple[str, ...]], left: Collection[int]) -> list[str]:
+    """The rows as lines of equally wide cells; the columns of the numbers in `left` are flush left, others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    line = "  ".join(f"{{:{'<' if number in left else '>'}{width}}}" for number, width in enumerate(widths))
+    return [line.format(*row).rstrip() for row in rows]
 
 
 def duration(seconds: float) -> str:
@@ -27,13 +24,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
-def shortened(value: object, most: int = 80) -> str:
-    """A value as Python writes it, in at most `most` characters: what was typed may be a whole file."""
+def shortened(value: object) -> str:
+    """A value as Python writes it, in at most 80 characters: what was typed may be a whole file."""
     try:
-        text = repr(value)
+        return cut(repr(value))
     except ValueError:  # a number of more digits than Python writes out
         return "(a number of thousands of digits)"
-    return cut(text, most)
 
 
 def cut(text: str, most: int = 80) -> str:

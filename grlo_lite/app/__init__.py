@@ -1,5 +1,3 @@
 """Base and tuned side by side in a browser."""
 
 from grlo_lite.app.command import main
-
-__all__ = ["main"]

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     print(f"ready at http://{shown}:{port}/ – Ctrl-C ends it", flush=True)
     try:
-        server.serve(app, listener)
+        server.uvicorn_server(app).run(sockets=[listener])  # until it is interrupted
     finally:
         comparison.close()
     return 0

@@ -34,7 +34,7 @@ def endpoint(desk: Desk) -> Any:
         try:
             earlier = [Turn(t["question"], {"base": t["base"], "tuned": t["tuned"]}) for t in turns or []]
         except (KeyError, TypeError):
-            raise _refusal("turns are objects with question, base and tuned") from None
+            raise gr.Error("turns are objects with question, base and tuned", print_exception=False) from None
         try:
             settings = Settings(max_tokens, temperature, top_p, seed, system, plain_base, score)
             adapter = adapter or next(iter(desk.comparison.adapters))
@@ -42,10 +42,6 @@ def endpoint(desk: Desk) -> Any:
                 replies = {arm: asdict(reply) for arm, reply in state.replies.items()}
                 yield {"ahead": state.ahead, "note": state.note, **replies}
         except Refused as refused:
-            raise _refusal(str(refused)) from None
+            raise gr.Error(str(refused), print_exception=False) from None
 
     return compare
-
-
-def _refusal(text: str) -> gr.Error:
-    return gr.Error(text, print_exception=False)

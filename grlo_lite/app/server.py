@@ -80,13 +80,10 @@ def mounted(blocks: Any, look: dict[str, Any], votes: Path) -> Any:
     return gr.mount_gradio_app(app, blocks, "/", show_error=False, **quiet, **look)
 
 
-def serve(app: Any, listener: socket.socket) -> None:
-    """Serves until interrupted; open pages do not hold the end up."""
-    uvicorn_server(app).run(sockets=[listener])
-
-
 def uvicorn_server(app: Any) -> Any:
-    """A server of the app, which says nothing of the connections that its end breaks off."""
+    """A server of the app. Open pages do not hold its end up, and it says nothing of the connections that it then
+    breaks off.
+    """
     import uvicorn
 
     config = uvicorn.Config(
@@ -146,7 +143,7 @@ class Gate:
             return await _answered(send, 401, "a password is needed", (b"www-authenticate", b'Basic realm="grlo_lite"'))
         if refusal := self._refusal(scope, headers):
             return await _answered(send, *refusal)
-        page = _Page(send, self.frames) if scope["path"] == "/" else _Headers(send)
+        page = _Page(send, self.frames) if scope["path"] == "/" else _with_headers(send)
         await self.app(scope, _limited(receive), page)
 
     def _known(self, authorization: str) -> bool:
@@ -173,16 +170,15 @@ class Gate:
         return None
 
 
-class _Headers:
-    """Adds the headers that every answer has."""
+def _with_headers(send: Any) -> Any:
+    """`send`, which adds the headers that every answer has."""
 
-    def __init__(self, send: Any):
-        self.send = send
-
-    async def __call__(self, message: dict[str, Any]) -> None:
+    async def sent(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             message = message | {"headers": [*message["headers"], *HEADERS]}
-        await self.send(message)
+        await send(message)
+
+    return sent
 
 
 class _Page:

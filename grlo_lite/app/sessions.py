@@ -62,6 +62,10 @@ class Desk:
                 self._sessions.popitem(last=False)
             return session
 
+    def halt(self, request: gr.Request) -> None:
+        """Ends the answer that the page waits for, where it is."""
+        self.session(request).halt()
+
     def answers(
         self, session: Session, turns: list[Turn], question: str, adapter: str, settings: Settings, request: gr.Request
     ) -> Iterator[Progress]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from grlo_lite import prompts
-from grlo_lite.checks.check import FAIL, PASS, Check
+from grlo_lite.checks.check import Check, outcome
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -26,9 +26,8 @@ def fidelity_check(four_bit_N: np.ndarray, sixteen_bit_N: np.ndarray, group_size
         f"{len(four_bit_N)} answers: Spearman {spearman:.3f}, Kendall {kendall:.3f}, {flips:.1%} of pairs flip, "
         f"scale {scale:.2f}, shift {shift:+.2f}"
     )
-    if kendall >= 0.8 and flips <= 0.1:
-        return Check("4-bit against 16-bit", PASS, found)
-    return Check("4-bit against 16-bit", FAIL, found, "use reward.quantization=none, or a larger reward model")
+    mend = "use reward.quantization=none, or a larger reward model"
+    return outcome("4-bit against 16-bit", bool(kendall >= 0.8 and flips <= 0.1), found, mend)
 
 
 def flipped_pairs(a_N: np.ndarray, b_N: np.ndarray, group_size: int) -> float:
@@ -52,13 +51,10 @@ def policy_conversations(
     from grlo_lite.generation.request import Sampling
     from grlo_lite.models import chat_template
 
-    rows = prompts.ordered(rows, count, recipe.seed)
-    texts = [chat_template.formatted(policy.tokenizer, row) for row in rows for _ in range(4)]
+    asked = [row for row in prompts.ordered(rows, count, recipe.seed) for _ in range(4)]
+    texts = [chat_template.formatted(policy.tokenizer, row) for row in asked]
     policy.model.eval()
     at_once = rows_at_once(policy.model, recipe.rollout.batch)
     said = sampled_answers(policy, texts, Sampling(recipe.rollout.max_tokens), at_once, recipe.seed)
-    answered = [
-        [*row, {"role": "assistant", "content": answer.text}]
-        for row, answer in zip([r for r in rows for _ in range(4)], said, strict=True)
-    ]
+    answered = chat_template.with_answers(asked, [answer.text for answer in said])
     return [answered[i : i + 4] for i in range(0, len(answered), 4)]

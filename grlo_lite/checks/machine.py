@@ -2,10 +2,10 @@
 
 import shutil
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from pathlib import Path
 
-from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check
+from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check, outcome
 
 
 def machine_checks(folder: Path, cpu_dtype: str) -> list[Check]:
@@ -19,12 +19,10 @@ def machine_checks(folder: Path, cpu_dtype: str) -> list[Check]:
         properties = torch.cuda.get_device_properties(0)
         size = f"{properties.total_memory / 2**30:.1f} GiB"
         found = f"{properties.name}, {size}, CUDA {torch.version.cuda}, driver {versions.driver()}"
-        gpu = Check("GPU", FAIL if unusable else PASS, found, unusable or "")
+        gpu = outcome("GPU", unusable is None, found, unusable or "")
         mend = "fp16 is used instead; choose a recipe for a card before Ampere, such as a T4's"
         bf16 = torch.cuda.get_device_capability(0) >= (8, 0)
-        native = Check(
-            "bf16", PASS if bf16 else NOT_APPLICABLE, "native" if bf16 else "not native", "" if bf16 else mend
-        )
+        native = Check("bf16", PASS, "native") if bf16 else Check("bf16", NOT_APPLICABLE, "not native", mend)
     else:
         gpu = Check("GPU", NOT_APPLICABLE, "none: the microcosm runs on the CPU, larger models want a GPU")
         if unusable:
@@ -32,10 +30,8 @@ def machine_checks(folder: Path, cpu_dtype: str) -> list[Check]:
         dtype = "bf16" if device.computes_in_bf16(cpu_dtype) else "fp32"
         native = Check("bf16", NOT_APPLICABLE, f"{dtype} on this CPU by cpu_dtype={cpu_dtype}")
     free = shutil.disk_usage(folder).free / 2**30
-    disk = Check(
-        "disk", PASS if free >= 5 else FAIL, f"{free:.0f} GiB free here", "" if free >= 5 else "free 5 GiB or more"
-    )
-    return [gpu, native, compiler_check(), disk, versions_check(requires("grlo-lite") or [], version)]
+    disk = outcome("disk", free >= 5, f"{free:.0f} GiB free here", "free 5 GiB or more")
+    return [gpu, native, compiler_check(), disk, versions_check(requires("grlo-lite") or [], versions.installed)]
 
 
 def compiler_check() -> Check:
@@ -47,10 +43,10 @@ def compiler_check() -> Check:
     if not torch.cuda.is_available():
         return Check("C compiler", NOT_APPLICABLE, "Triton's kernels are compiled on a GPU alone")
     reason = cuda.why_no_kernel_compiles()
-    return Check("C compiler", FAIL if reason else PASS, "none that will do" if reason else "compiles", reason or "")
+    return outcome("C compiler", reason is None, "none that will do" if reason else "compiles", reason or "")
 
 
-def versions_check(requirements: list[str], installed: Callable[[str], str]) -> Check:
+def versions_check(requirements: list[str], installed: Callable[[str], str | None]) -> Check:
     """Whether what is installed is within the ranges that were run."""
     from packaging.requirements import Requirement
 
@@ -59,12 +55,7 @@ def versions_check(requirements: list[str], installed: Callable[[str], str]) -> 
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            found = installed(requirement.name)
-        except PackageNotFoundError:
-            found = "missing"
-        if found == "missing" or not requirement.specifier.contains(found, prereleases=True):
-            wrong.append(f"{requirement.name} is {found}, wanted {requirement.specifier}")
-    return Check(
-        "versions", FAIL if wrong else PASS, "; ".join(wrong) or "within range", "pip install -e ." if wrong else ""
-    )
+        found = installed(requirement.name)
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} is {found or 'missing'}, wanted {requirement.specifier}")
+    return outcome("versions", not wrong, "; ".join(wrong) or "within range", "pip install -e .")

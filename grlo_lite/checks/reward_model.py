@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check
+from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS, Check, outcome
+from grlo_lite.microcosm import world
 
 # Model cards that print their model's scores of two answers; the texts are read off the card itself
 GOLDEN_SCORES = {"Skywork/Skywork-Reward-V2-Llama-3.1-8B": (23.0, 3.59375)}
 
 
+CLEAR_PAIRS = Path(__file__).with_name("clear_pairs.yaml")
 GOLDEN_TOLERANCE = {"nf4": 3.0, "none": 0.5}  # reward units; the two scores lie 19.4 apart
 
 
@@ -39,9 +42,8 @@ def head_check(scorer: Any) -> Check:
 
     weight = scorer.model.score.weight
     found = f"{type(scorer.model.score).__name__}, {str(weight.dtype).removeprefix('torch.')}"
-    if weight.dtype == torch.float32:
-        return Check("head in fp32", PASS, found)
-    return Check("head in fp32", FAIL, found, "keep `score` out of the quantization and cast it to fp32")
+    mend = "keep `score` out of the quantization and cast it to fp32"
+    return outcome("head in fp32", weight.dtype == torch.float32, found, mend)
 
 
 def bos_check(scorer: Any, pairs: list[tuple[str, str, str]]) -> Check:
@@ -59,9 +61,8 @@ def bos_check(scorer: Any, pairs: list[tuple[str, str, str]]) -> Check:
         for turns in (asked, asked + asked)
     )
     if longer > written:
-        if count == written:
-            return Check(name, PASS, f"{tokenizer.bos_token} marks the turns, {count} as the template writes them")
-        return Check(name, FAIL, f"{count} where the template writes {written} to mark the turns", mend)
+        found = f"{tokenizer.bos_token} marks the turns: {count}, and the template writes {written}"
+        return outcome(name, count == written, found, mend)
     if count == 1 and ids[0] == bos:
         return Check(name, PASS, "one, in front")
     if count == 0 and not scorer.bos:
@@ -78,11 +79,8 @@ def pooling_check(scorer: Any, pairs: list[tuple[str, str, str]]) -> Check:
     alone = np.array([scorer.score([c])[0] for c in conversations])
     worst = float(np.abs(together - alone).max())
     allowed = 1e-3 if scorer.model.dtype == torch.float32 else 0.05 * max(1.0, float(np.ptp(alone)))
-    if worst <= allowed:
-        return Check("pooling under padding", PASS, f"largest difference {worst:.1e}")
-    return Check(
-        "pooling under padding", FAIL, f"largest difference {worst:.2g}", "pool at the last token of the attention mask"
-    )
+    mend = "pool at the last token of the attention mask"
+    return outcome("pooling under padding", worst <= allowed, f"largest difference {worst:.2g}", mend)
 
 
 def template_check(tokenizer: Any) -> Check:
@@ -135,12 +133,7 @@ def golden_check(
     scores = scorer.score([conversation(prompt, answer) for answer in answers])
     said = f"{scores[0]:.2f} and {scores[1]:.2f}, the card has {golden[0]:.2f} and {golden[1]:.2f}"
     near = all(abs(s - g) <= GOLDEN_TOLERANCE[quantization] for s, g in zip(scores, golden, strict=True))
-    return Check(
-        "golden scores",
-        PASS if near else FAIL,
-        said,
-        "" if near else "the forward is not the card's: see the rows above",
-    )
+    return outcome("golden scores", near, said, "the forward is not the card's: see the rows above")
 
 
 def card_texts(name: str) -> tuple[str, str, str] | None:
@@ -174,10 +167,8 @@ def unpatched_check(before: tuple | None, after: tuple) -> Check:
         )
     spread = max(1.0, float(np.ptp(np.concatenate(before))))
     worst = float(np.abs(np.concatenate(after) - np.concatenate(before)).max())
-    if worst <= 0.01 * spread:
-        return Check(name, PASS, f"largest change {worst:.1e}")
     mend = "use backend=transformers, or a reward model of another family than the policy"
-    return Check(name, FAIL, f"largest change {worst:.2g}", mend)
+    return outcome(name, worst <= 0.01 * spread, f"largest change {worst:.2g}", mend)
 
 
 def conversation(question: str, answer: str) -> list[dict[str, str]]:
@@ -192,11 +183,9 @@ def pair_scores(scorer: Any, pairs: list[tuple[str, str, str]]) -> tuple[np.ndar
 
 def clear_pairs(judge: str) -> list[tuple[str, str, str]]:
     """Forty (question, good answer, bad answer); in the microcosm's own language for its judges, else in English."""
-    from grlo_lite.checks.clear_pairs import PAIRS
-    from grlo_lite.microcosm import world
-
     if not judge.startswith("microcosm"):
-        return list(PAIRS)
+        kinds = yaml.safe_load(CLEAR_PAIRS.read_text(encoding="utf-8"))
+        return [tuple(pair) for pairs in kinds.values() for pair in pairs]
     rng = random.Random("doctor")
     asked = rng.sample(world.chat_prompts(held_out=True), 40)
     return [(q, world.careful_chat(q, rng), " ".join(world.careless_chat(q, rng).split()[:20])) for q in asked]

@@ -8,9 +8,10 @@ from typing import Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.answer_store import AnswerStore, key
-from grlo_lite.evaluation.tasks.task import Question, Task
+from grlo_lite.evaluation.tasks.task import Asked, Question, Said, Task
 from grlo_lite.generation.request import Answer, Sampling
 from grlo_lite.models import names, trained_adapter
+from grlo_lite.models.scoring_budget import batches_under_budget
 from grlo_lite.models.trained_adapter import Subject
 from grlo_lite.rundir import files
 
@@ -50,14 +51,12 @@ class Asking:
         self.budget = tokens_per_batch or tokens_at_once(policy.model)
         self.facts = model_facts(policy, subject)
 
-    def everything(
-        self, asked: list[tuple[Task, list[Question]]], arms: tuple[str, ...]
-    ) -> list[dict[str, list[list[Answer]]]]:
+    def everything(self, asked: Asked, arms: tuple[str, ...]) -> list[Said]:
         """For each task, each arm's answers, a list of K samples a question."""
         from tqdm import tqdm
 
         work = [(task, questions, arm) for task, questions in asked for arm in _arms_asked(task, arms)]
-        said: list[dict[str, list[list[Answer]]]] = [{} for _ in asked]
+        said: list[Said] = [{} for _ in asked]
         with tqdm(total=sum(len(q) * t.samples for t, q, _ in work), unit="answer", desc="answers") as bar:
             for (task, questions), found in zip(asked, said, strict=True):
                 for arm in _arms_asked(task, arms):
@@ -85,8 +84,12 @@ class Asking:
         known = self.store.known(keys.values())
         bar.update(sum(k in known for k in keys.values()))
         decoder = None
+
+        def padded(row: tuple[int, int]) -> int:
+            return lengths[row[0]] + task.max_tokens
+
         with ExitStack() as held:
-            for number, batch in enumerate(_batches(rows, lengths, task.max_tokens, self.budget)):
+            for number, batch in enumerate(batches_under_budget(rows, padded, self.budget)):
                 missing = [row for row in batch if keys[row] not in known]
                 if missing:
                     decoder = decoder or held.enter_context(twin(self.policy.model))
@@ -122,18 +125,3 @@ class Asking:
 def _arms_asked(task: Task, arms: tuple[str, ...]) -> tuple[str, ...]:
     """The plain arm has no part where a judge compares two answers."""
     return arms if task.judged else tuple(arm for arm in arms if arm != "base_plain")
-
-
-def _batches(
-    rows: list[tuple[int, int]], lengths: list[int], max_tokens: int, budget: int
-) -> list[list[tuple[int, int]]]:
-    """Rows, sorted by their prompt's length, in batches of at most `budget` padded tokens, room for the answer
-    included; a row that alone is longer goes alone.
-    """
-    batches: list[list[tuple[int, int]]] = []
-    for row in rows:
-        if batches and (len(batches[-1]) + 1) * (lengths[row[0]] + max_tokens) <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches

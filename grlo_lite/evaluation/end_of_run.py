@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.evaluation.results import ARMS, Outcome, evaluation, table
-from grlo_lite.evaluation.tasks import microcosm, suites
-from grlo_lite.evaluation.tasks.questions import questions_sha256
-from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
+from grlo_lite.evaluation.results import ARMS, Outcome, evaluation, scored, table
+from grlo_lite.evaluation.tasks import suites
+from grlo_lite.evaluation.tasks.task import Asked, Question, Said, Task, Verdict
 from grlo_lite.generation.answers import rows_at_once, sampled_answers
-from grlo_lite.generation.request import Answer
 from grlo_lite.models import chat_template
+from grlo_lite.models.chat_template import Messages
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir.layout import RunDir
-
-Asked = list[tuple[Task, list[Question]]]
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,8 @@ def measurement(recipe: Recipe) -> Measurement:
     wanted = recipe.evaluation
     if wanted.suite == "none":
         return Measurement(recipe, [], [])
-    tasks = suites.SUITES[wanted.suite]
-    if wanted.suite == "microcosm":
-        tasks = microcosm.exams(wanted.limit, recipe.seed, recipe.rollout.max_tokens)
-    data_dir = Path(wanted.data_dir) if wanted.data_dir else None
-    scored = tuple(task for task in tasks if task.judged is not None)
-    asked, missing = suites.suite_questions(wanted.suite, scored, suites.Asked(limit=wanted.limit, data_dir=data_dir))
-    return Measurement(recipe, asked, missing)
+    limits = suites.Limits(limit=wanted.limit, data_dir=Path(wanted.data_dir) if wanted.data_dir else None)
+    return Measurement(recipe, *suites.suite_questions(wanted.suite, suites.run_tasks(recipe), limits))
 
 
 def measured(planned: Measurement, policy: Any, rewards: Any, heldout_rows: list) -> dict[str, Any]:
@@ -59,14 +51,8 @@ def measured(planned: Measurement, policy: Any, rewards: Any, heldout_rows: list
         outcomes.append(_heldout(recipe, policy, rewards, heldout_rows))
     for task, questions in planned.asked:
         print(f"measuring: {task.name}, {len(questions)} questions, base and tuned", flush=True)
-        texts = [_text(policy, question.prompt) for question in questions]
-        said = _both_arms(policy, texts, task, recipe)
-        assert task.judged is not None
-        verdicts = {
-            arm: [[task.judged(q, a.text) for a in samples] for q, samples in zip(questions, answers, strict=True)]
-            for arm, answers in said.items()
-        }
-        outcomes.append(Outcome(task, questions, questions_sha256(questions), said, verdicts))
+        asked = [[{"role": "user", "content": question.prompt}] for question in questions]
+        outcomes.append(scored(task, questions, _both_arms(policy, asked, task, recipe)))
     return evaluation(recipe.evaluation.suite, outcomes, planned.missing, {"seed": recipe.seed})
 
 
@@ -89,28 +75,21 @@ def _heldout(recipe: Recipe, policy: Any, rewards: Any, rows: list) -> Outcome:
     task = Task(
         "heldout-chat", "chat", 1, recipe.rollout.max_tokens, lambda _: [], None, metric="reward", temperature=1
     )
-    said = _both_arms(policy, [chat_template.formatted(policy.tokenizer, row) for row in rows], task, recipe)
+    said = _both_arms(policy, rows, task, recipe)
     verdicts = {}
     for arm, answers in said.items():
-        conversations = [
-            [*row, {"role": "assistant", "content": samples[0].text}]
-            for row, samples in zip(rows, answers, strict=True)
-        ]
+        conversations = chat_template.with_answers(rows, [samples[0].text for samples in answers])
         verdicts[arm] = [[Verdict(score, "", "the reward model's score")] for score in rewards.score(conversations)]
     questions = [Question(str(i), row[-1]["content"], "", "") for i, row in enumerate(rows)]
-    return Outcome(task, questions, questions_sha256(questions), said, verdicts)
+    return Outcome(task, questions, said, verdicts)
 
 
-def _text(policy: Any, question: str) -> str:
-    return chat_template.formatted(policy.tokenizer, [{"role": "user", "content": question}])
-
-
-def _both_arms(policy: Any, texts: list[str], task: Task, recipe: Recipe) -> dict[str, list[list[Answer]]]:
-    """Each arm's answers to the same texts with the same seed, `task.samples` a text: base with the adapter off, tuned
-    with it on.
+def _both_arms(policy: Any, asked: list[Messages], task: Task, recipe: Recipe) -> Said:
+    """Each arm's answers to the same prompts with the same seed, `task.samples` a prompt: base with the adapter off,
+    tuned with it on.
     """
     at_once, said = rows_at_once(policy.model, recipe.rollout.batch), {}
-    repeated = [text for text in texts for _ in range(task.samples)]
+    repeated = [chat_template.formatted(policy.tokenizer, row) for row in asked for _ in range(task.samples)]
     for arm in ARMS:
         with policy.model.disable_adapter() if arm == "base" else nullcontext():
             answers = sampled_answers(policy, repeated, task.sampling(), at_once, recipe.seed)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+RESAMPLES = 9999
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -60,15 +62,10 @@ def mean_of_differences(differences: list[PairedDifference]) -> dict[str, float]
     small tasks the normal quantile would promise too much.
     """
     squares_T = np.array([d.standard_error**2 for d in differences])
-    mean, error = (
-        float(np.mean([d.difference for d in differences])),
-        float(np.sqrt(squares_T.sum()) / len(differences)),
-    )
-    freedom = 1.0
-    if error:
-        freedom = float(
-            squares_T.sum() ** 2 / sum(s**2 / (d.n - 1) for s, d in zip(squares_T, differences, strict=True))
-        )
+    mean = float(np.mean([d.difference for d in differences]))
+    error = float(np.sqrt(squares_T.sum()) / len(differences))
+    spread = sum(square**2 / (d.n - 1) for square, d in zip(squares_T, differences, strict=True))
+    freedom = float(squares_T.sum() ** 2 / spread) if error else 1.0
     half = float(stats.t.ppf(0.975, freedom)) * error
     return {
         "base": float(np.mean([d.base for d in differences])),
@@ -91,28 +88,26 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def permutation_p_value(difference_N: np.ndarray, seed: int, resamples: int = 9999) -> float:
-    """The two-sided sign-flipping test of paired differences, shape (N,): exact where 2^N is at most `resamples`."""
+def permutation_p_value(difference_N: np.ndarray, seed: int) -> float:
+    """The two-sided sign-flipping test of paired differences, shape (N,): exact where 2^N is at most RESAMPLES."""
     result = stats.permutation_test(
         (np.asarray(difference_N, float), np.zeros(len(difference_N))),
         lambda a, b, axis: (a - b).mean(axis=axis),
         permutation_type="samples",
-        n_resamples=resamples,
+        n_resamples=RESAMPLES,
         batch=1000,
         rng=seed,
     )
     return float(result.pvalue)
 
 
-def bca_interval(difference_N: np.ndarray, seed: int, resamples: int = 9999) -> tuple[float, float]:
+def bca_interval(difference_N: np.ndarray, seed: int) -> tuple[float, float]:
     """The bias-corrected and accelerated bootstrap 95 % interval of the mean (Efron 1987), shape (N,)."""
     difference_N = np.asarray(difference_N, float)
     if (difference_N == difference_N[0]).all():
         return float(difference_N[0]), float(difference_N[0])
-    interval = stats.bootstrap(
-        (difference_N,), np.mean, n_resamples=resamples, batch=1000, method="BCa", rng=seed
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    drawn = stats.bootstrap((difference_N,), np.mean, n_resamples=RESAMPLES, batch=1000, method="BCa", rng=seed)
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 @dataclass(frozen=True)

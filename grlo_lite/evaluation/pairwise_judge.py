@@ -16,7 +16,7 @@ import numpy as np
 
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.paired_statistics import length_controlled_win_rate, raw_win_rate
-from grlo_lite.models.chat_template import Messages
+from grlo_lite.models.chat_template import Messages, with_answers
 
 VERDICT_REQUEST = """Two assistants answered the same request. Judge which answer helps the person more: is it right, \
 does it address what was asked, is it clear? Neither length nor the order in which the answers stand is a merit.
@@ -45,16 +45,8 @@ def by_reward(
     score: Callable[[list[Messages]], list[float]], prompts: list[str], base: list[str], tuned: list[str]
 ) -> list[Preference]:
     """The answer with the higher score of a reward model wins; `score` takes conversations."""
-
-    def scores(answers: list[str]) -> list[float]:
-        return score(
-            [
-                [{"role": "user", "content": p}, {"role": "assistant", "content": a}]
-                for p, a in zip(prompts, answers, strict=True)
-            ]
-        )
-
-    pairs = zip(scores(base), scores(tuned), strict=True)
+    asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    pairs = zip(score(with_answers(asked, base)), score(with_answers(asked, tuned)), strict=True)
     return [Preference((1 + np.sign(t - b)) / 2, f"reward {b:.3f} against {t:.3f}") for b, t in pairs]
 
 

@@ -5,27 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from grlo_lite.evaluation import published
-from grlo_lite.evaluation.paired_statistics import (
-    PairedDifference,
-    bca_interval,
-    holm,
-    mean_of_differences,
-    paired_difference,
-    permutation_p_value,
-)
-from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
-from grlo_lite.generation.request import Answer
+from grlo_lite.evaluation import paired_statistics, published
+from grlo_lite.evaluation.paired_statistics import PairedDifference, mean_of_differences, paired_difference
+from grlo_lite.evaluation.tasks.questions import questions_sha256
+from grlo_lite.evaluation.tasks.task import Question, Said, Task, Verdict
 from grlo_lite.wording import aligned, numbers
 
 ARMS = ("base", "tuned")
-
-
-def task_row(name: str, domain: str, metric: str, difference: PairedDifference) -> dict[str, Any]:
-    """One task of evaluation.json."""
-    numbers = asdict(difference)
-    del numbers["standard_error"]
-    return {"task": name, "domain": domain, "metric": metric, **numbers}
 
 
 PLAIN = "base_plain"  # a third arm: the base asked without a template
@@ -41,10 +27,9 @@ class Outcome:
 
     task: Task
     questions: list[Question]
-    questions_sha256: str
-    answers: dict[str, list[list[Answer]]]
+    answers: Said
     verdicts: dict[str, list[list[Verdict]]]
-    judge: dict[str, Any] | None = None
+    pairwise: dict[str, Any] | None = None  # what the pairwise judge found
 
     def scores(self, arm: str) -> np.ndarray:
         """An arm's score a question, shape (N,): the mean of its K samples."""
@@ -57,20 +42,26 @@ class Outcome:
         return float(np.mean([v.why == "nothing found" for samples in self.verdicts[arm] for v in samples]))
 
 
+def scored(task: Task, questions: list[Question], said: Said) -> Outcome:
+    """The outcome of a task that has a scorer."""
+    assert task.judged is not None
+    verdicts = {
+        arm: [[task.judged(q, a.text) for a in samples] for q, samples in zip(questions, answers, strict=True)]
+        for arm, answers in said.items()
+    }
+    return Outcome(task, questions, said, verdicts)
+
+
 def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: dict[str, Any]) -> dict[str, Any]:
     """evaluation.json of both arms. The average is over the tasks of the accuracies, a win rate being no accuracy."""
     pairs = [paired_difference(o.scores("base"), o.scores("tuned")) for o in outcomes]
     rows = [_row(o, pair) for o, pair in zip(outcomes, pairs, strict=True)]
-    for row, adjusted in zip(rows, holm([pair.p_value for pair in pairs]), strict=True):
+    for row, adjusted in zip(rows, paired_statistics.holm([pair.p_value for pair in pairs]), strict=True):
         row["p_value_holm"] = adjusted
     accurate = [(o, pair) for o, pair in zip(outcomes, pairs, strict=True) if o.task.metric == "accuracy"]
     arms = list(outcomes[0].answers) if outcomes else list(ARMS)
-    result: dict[str, Any] = {
-        "suite": suite,
-        "arms": arms,
-        "headline": HEADLINE if PLAIN in arms else SAME_TEXT,
-        **facts,
-    }
+    headline = HEADLINE if PLAIN in arms else SAME_TEXT
+    result: dict[str, Any] = {"suite": suite, "arms": arms, "headline": headline, **facts}
     result |= {"missing": missing, "tasks": rows}
     if accurate:
         by_domain: dict[str, list[PairedDifference]] = {}
@@ -90,20 +81,22 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
 
 def _row(outcome: Outcome, pair: PairedDifference) -> dict[str, Any]:
     task = outcome.task
-    row = task_row(task.name, task.domain, task.metric, pair)
+    row = {"task": task.name, "domain": task.domain, "metric": task.metric, **asdict(pair)}
+    del row["standard_error"]
     if PLAIN in outcome.answers:
         against = paired_difference(outcome.scores(PLAIN), outcome.scores("tuned"))
         kept = ("base", "difference", "ci_low", "ci_high", "p_value")
         row["against_base_plain"] = {name: value for name, value in asdict(against).items() if name in kept}
     difference_N = outcome.scores("tuned") - outcome.scores("base")
     if not np.isin(difference_N, (-1, 0, 1)).all():
-        low, high = bca_interval(difference_N, seed=0)
-        row |= {"p_value_permutation": permutation_p_value(difference_N, seed=0), "bca_low": low, "bca_high": high}
+        low, high = paired_statistics.bca_interval(difference_N, seed=0)
+        row["p_value_permutation"] = paired_statistics.permutation_p_value(difference_N, seed=0)
+        row |= {"bca_low": low, "bca_high": high}
     row |= {"version": task.version, "samples": task.samples, "max_tokens": task.max_tokens}
-    row |= {"temperature": task.temperature, "questions_sha256": outcome.questions_sha256}
+    row |= {"temperature": task.temperature, "questions_sha256": questions_sha256(outcome.questions)}
     row["truncated"] = {arm: outcome.share(arm, "truncated") for arm in outcome.answers}
     row["nothing_found"] = {arm: outcome.share(arm, "nothing") for arm in outcome.answers}
-    return row | ({"judge": outcome.judge} if outcome.judge else {})
+    return row | ({"judge": outcome.pairwise} if outcome.pairwise else {})
 
 
 def _mean_of_domains(domains: list[list[PairedDifference]]) -> dict[str, float]:
@@ -115,12 +108,11 @@ def _mean_of_domains(domains: list[list[PairedDifference]]) -> dict[str, float]:
 
 
 def _published(tasks: list[str]) -> dict[str, dict[str, float]]:
-    found = {}
-    for model, accuracies in published.ACCURACIES.items():
-        shown = {task: a for task, a in zip(published.COLUMNS, accuracies, strict=True) if task in tasks}
-        if shown:
-            found[model] = shown
-    return found
+    found = {
+        model: {task: a for task, a in zip(published.COLUMNS, accuracies, strict=True) if task in tasks}
+        for model, accuracies in published.ACCURACIES.items()
+    }
+    return {model: shown for model, shown in found.items() if shown}
 
 
 def answer_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
@@ -167,7 +159,7 @@ def table(result: dict[str, Any]) -> str:
             rows.append((title, "", "", f"{plain:.3f}" if plain is not None else "", *numbers(result[key]), "", ""))
     if PLAIN not in result["arms"]:
         rows = [(*row[:3], *row[4:]) for row in rows]
-    return "\n".join([*aligned(rows, left=2), "", *_notes(result)])
+    return "\n".join([*aligned(rows, left=(0, 1)), "", *_notes(result)])
 
 
 def _notes(result: dict[str, Any]) -> list[str]:

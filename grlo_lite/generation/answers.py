@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from grlo_lite.generation.decoding import Answers, Prompts, Watch, decode
+from grlo_lite.generation.decoding import Answers, Prompts, Watch, decode, half
 from grlo_lite.generation.engine_table import CPU_ROWS
+from grlo_lite.generation.kv_cache import kv_bytes
 from grlo_lite.generation.request import Answer, Sampling
 from grlo_lite.generation.sampling import seeded
 from grlo_lite.generation.twin import Twin, base_of, copy_bytes, copy_finds_room, twin
-from grlo_lite.machine.device import is_out_of_memory
+from grlo_lite.machine.device import free_bytes, until_it_fits
 
 
 def prompts_of(model: Any, tokenizer: Any, texts: list[str], share: list[float] | None = None) -> Prompts:
@@ -41,8 +42,7 @@ def answers(
     said = Answers(prompts, sampling)
     with nullcontext(decoder) if decoder is not None else twin(model) as made:
         decode(made, prompts, said, len(texts), watch)
-    rows = zip(said.said_BT.tolist(), said.length_B.tolist(), strict=True)
-    return [_answer(tokenizer, row[:length], set(prompts.ends), sampling) for row, length in list(rows)[:-1]]
+    return [_answer(tokenizer, row, set(prompts.ends), sampling) for row in said.rows()]
 
 
 def completion_ids(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) -> list[list[int]]:
@@ -51,19 +51,18 @@ def completion_ids(model: Any, tokenizer: Any, texts: list[str], sampling: Sampl
     Where memory runs out, half as many are decoded together, and what has ended is kept.
     """
     prompts = prompts_of(model, tokenizer, texts)
-    said = Answers(prompts, sampling)
-    at_once = len(texts)
-    while True:
-        try:
-            with twin(model) as made:
-                decode(made, prompts, said, at_once)
-            break
-        except RuntimeError as error:
-            if at_once == 1 or not is_out_of_memory(error):
-                raise
-        at_once //= 2
-    rows = zip(said.said_BT.tolist(), said.length_B.tolist(), strict=True)
-    return [row[:length] for row, length in list(rows)[:-1]]
+    said, at_once = Answers(prompts, sampling), len(texts)
+
+    def attempt() -> None:
+        with twin(model) as made:
+            decode(made, prompts, said, at_once)
+
+    def smaller() -> None:
+        nonlocal at_once
+        at_once = half(at_once)
+
+    until_it_fits(attempt, smaller)
+    return said.rows()
 
 
 def stopping_at(tokenizer: Any, stops: tuple[str, ...]) -> Watch:
@@ -96,14 +95,9 @@ def tokens_at_once(model: Any) -> int:
     """Padded tokens, prompt and answer, whose KV cache fits into 60 % of the GPU memory that is free beside the twin's
     dense copy; 65,536 on a CPU.
     """
-    from grlo_lite.machine.device import free_bytes
-
     if model.device.type != "cuda":
         return 65_536
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    bytes_a_token = 2 * config.num_hidden_layers * heads * head_dim * 2
+    bytes_a_token = model.config.num_hidden_layers * kv_bytes(model.config)
     copy = copy_bytes(base_of(model)) if copy_finds_room(base_of(model)) else 0
     return max(4096, int(0.6 * (free_bytes(model.device) - copy) / bytes_a_token))
 

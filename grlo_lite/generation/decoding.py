@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from grlo_lite.errors import DoesNotFit
 from grlo_lite.generation.kv_cache import ROOM, RoomyLayer
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.sampling import drawn
@@ -56,6 +57,11 @@ class Answers:
         """Of all rows, as wide as the longest."""
         return self.said_BT[:-1, : int(self.length_B[:-1].max())]
 
+    def rows(self) -> list[list[int]]:
+        """Each row's tokens up to its end."""
+        lengths = self.length_B[:-1].tolist()
+        return [row[:length] for row, length in zip(self.said_BT[:-1].tolist(), lengths, strict=True)]
+
     def take(self, logits_SV: torch.Tensor, row_S: torch.Tensor, count_S: torch.Tensor) -> torch.Tensor:
         """Draws the next token of each slot, keeps it, and returns it, shape (S,)."""
         tokens_S, logp_S = drawn(logits_SV, self.uniform_BT[row_S, count_S], self.sampling)
@@ -65,6 +71,13 @@ class Answers:
 
     def end(self, row_R: torch.Tensor, length_R: torch.Tensor) -> None:
         self.done_B[row_R], self.length_B[row_R] = True, length_R
+
+
+def half(rows: int) -> int:
+    """Half as many rows at once. Raises DoesNotFit at one."""
+    if rows == 1:
+        raise DoesNotFit("the rollout of a single completion does not fit into this memory")
+    return rows // 2
 
 
 def decode(twin: Twin, prompts: Prompts, answers: Answers, rows_at_once: int, watch: Watch | None = None) -> None:

@@ -5,17 +5,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache
 from torch.nn.utils.rnn import pad_sequence
 
-from grlo_lite.errors import DoesNotFit
 from grlo_lite.generation import twin_check
-from grlo_lite.generation.decoding import Answers, Prompts, decode
+from grlo_lite.generation.decoding import Answers, Prompts, decode, half
 from grlo_lite.generation.engine_table import WORTH_FOLDING
-from grlo_lite.generation.kv_cache import ROOM
+from grlo_lite.generation.kv_cache import ROOM, kv_bytes
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.twin import base_of, copy_bytes, twin
-from grlo_lite.machine.device import free_bytes, is_out_of_memory
+from grlo_lite.machine.device import free_bytes, until_it_fits
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -70,23 +68,20 @@ class Rollouts:
         halved; what has ended by then is kept. Raises DoesNotFit where not even one row fits.
         """
         rows, folding = self._sizes(prompts, answers.sampling)
-        while True:
-            try:
-                with twin(self.model, folding) as made:
-                    decode(made, prompts, answers, rows)
-                return
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            clear_device_cache(garbage_collection=True)
+
+        def attempt() -> None:
+            with twin(self.model, folding) as made:
+                decode(made, prompts, answers, rows)
+
+        def smaller() -> None:
+            nonlocal rows, folding
             if folding:
                 self.halvings.note("dense copy", copy_bytes(base_of(self.model)), 0)
                 folding = False
-                continue
-            if rows == 1:
-                raise DoesNotFit("the rollout of a single completion does not fit into this memory")
-            self.halvings.note("rollout", rows, rows // 2)
-            rows //= 2
+            else:
+                rows = noted_half(rows, self.halvings)
+
+        until_it_fits(attempt, smaller)
 
     def _sizes(self, prompts: Prompts, sampling: Sampling) -> tuple[int, bool]:
         """Completions at once, and whether they are decoded by a dense copy."""
@@ -128,26 +123,29 @@ def in_parts(whole: Callable[..., torch.Tensor], pad_id: int, halvings: Any) -> 
     def generate(input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
         rows = len(input_ids)
         at_once = min(halvings.smallest("rollout") or rows, rows)
-        while True:
-            try:
-                parts = [
-                    whole(input_ids=input_ids[start : start + at_once], **_rows(options, rows, start, at_once))
-                    for start in range(0, rows, at_once)
-                ]
-                break
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            if at_once == 1:
-                raise DoesNotFit("the rollout of a single completion does not fit into this memory")
-            clear_device_cache(garbage_collection=True)
-            halvings.note("rollout", at_once, at_once // 2)
-            at_once //= 2
+
+        def attempt() -> list[torch.Tensor]:
+            return [
+                whole(input_ids=input_ids[start : start + at_once], **_rows(options, rows, start, at_once))
+                for start in range(0, rows, at_once)
+            ]
+
+        def smaller() -> None:
+            nonlocal at_once
+            at_once = noted_half(at_once, halvings)
+
+        parts = until_it_fits(attempt, smaller)
         if len(parts) == 1:
             return parts[0]
         return pad_sequence([row for part in parts for row in part], batch_first=True, padding_value=pad_id)
 
     return generate
+
+
+def noted_half(rows: int, halvings: Any) -> int:
+    """Half as many completions at once, which `halvings` is told. Raises DoesNotFit at one."""
+    halvings.note("rollout", rows, half(rows))
+    return half(rows)
 
 
 def _rows(options: dict[str, Any], rows: int, start: int, at_once: int) -> dict[str, Any]:
@@ -178,9 +176,7 @@ def rows_in(config: Any, free: int, columns: int, read: float) -> int:
     """How many rows of `columns` tokens go into `free` bytes on a GPU: 16-bit keys and values, one layer of them twice
     while it grows, 16 bytes a logit while a token is drawn, and a layer's activations for `read` tokens of prompt.
     """
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    a_layer = columns * 2 * 2 * heads * head_dim
+    a_layer = columns * kv_bytes(config)
     reading = int(read * (16 * config.hidden_size + 8 * config.intermediate_size))
     return max(0, free) // ((config.num_hidden_layers + 1) * a_layer + 16 * config.vocab_size + reading)
 

@@ -8,6 +8,16 @@ from transformers.cache_utils import DynamicLayer
 ROOM = 256  # columns by which the KV cache grows
 
 
+def kv_bytes(config: Any) -> int:
+    """Bytes of one token's keys and values in one layer, in 16 bits."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * 2 * heads * head_dim(config)
+
+
+def head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 class RoomyLayer(DynamicLayer):
     """A layer of the KV cache with room for the tokens to come, so that a new one is written into its place.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attention, silu
 
-from grlo_lite.generation.kv_cache import RoomyLayer
+from grlo_lite.generation.kv_cache import RoomyLayer, head_dim
 from grlo_lite.generation.linears import Linears, float_of
 
 TYPES = ("llama", "qwen2", "qwen3")
@@ -191,7 +191,7 @@ def llama(model: Any, fold: bool, beside: str | None = None) -> Llama:
         scale,
         config.num_attention_heads,
         config.num_key_value_heads,
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        head_dim(config),
         config.rms_norm_eps,
     )
 
@@ -202,6 +202,6 @@ def _rotation(config: Any, device: torch.device) -> tuple[torch.Tensor, float]:
 
     if config.rope_parameters["rope_type"] != "default":
         return ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, device)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = head_dim(config)
     exponents = torch.arange(0, size, 2, dtype=torch.float) / size
     return (1.0 / config.rope_parameters["rope_theta"] ** exponents).to(device), 1.0

@@ -15,6 +15,7 @@ import torch
 from grlo_lite.errors import BadInput
 from grlo_lite.generation import llama, stock
 from grlo_lite.generation.linears import dense_bytes, float_of
+from grlo_lite.machine.device import free_bytes
 
 PLAIN = ("LORA", "IA3", "LOHA", "LOKR", "OFT", "VERA")  # adapters that live in the layers that they adapt
 
@@ -24,8 +25,6 @@ class Twin:
     """What decodes: the forward of `llama.Llama` or `stock.Stock`, and what the loop has to know of the model."""
 
     forward: Any
-    config: Any
-    device: torch.device
     layers: int
 
 
@@ -50,7 +49,7 @@ def twin(model: Any, fold: bool | None = None, beside: str | None = None) -> Ite
             rows.enter_context(trained_rows_in_place(layer))
         with torch.no_grad():
             made = (llama.llama if llama.is_one(base.config) else stock.Stock)(base, folding, beside)
-        held = [Twin(made, base.config, model.device, base.config.num_hidden_layers)]
+        held = [Twin(made, base.config.num_hidden_layers)]
         del made
         try:
             yield held[0]
@@ -125,8 +124,6 @@ def copy_bytes(model: Any) -> int:
 
 def copy_finds_room(model: Any) -> bool:
     """Whether the dense copy takes at most half of the free memory."""
-    from grlo_lite.machine.device import free_bytes
-
     free = free_bytes(model.device) if model.device.type == "cuda" else _free_host_bytes()
     return copy_bytes(model) <= free // 2
 

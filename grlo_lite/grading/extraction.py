@@ -51,21 +51,30 @@ def stated_number(text: str) -> tuple[str, str]:
 
     A box counts first, then GSM8K's `####`, then "the answer is …", then bold type, then the last number of all.
     """
-    boxed = last_boxed(text)
-    if boxed:
-        return boxed, "boxed"
-    statements = [match.group(1) for match in STATED.finditer(text)]
-    for kind, places, which in (
-        ("after ####", [part.split("\n")[0] for part in text.split("####")[1:]], 0),
-        ("stated", statements, 0),
-        ("bold", BOLD.findall(text), -1),
-        ("last number", [text], -1),
-    ):
-        for place in reversed(places):
-            numbers = NUMBER.findall(place)
-            if numbers:
-                return _plain_number(numbers[which]), kind
+    marked = [part.split("\n")[0] for part in text.split("####")[1:]]
+    return _last_said(
+        {
+            "boxed": [last_boxed(text)],
+            "after ####": [_number(place, 0) for place in marked],
+            "stated": [_number(place, 0) for place in STATED.findall(text)],
+            "bold": [_number(place, -1) for place in BOLD.findall(text)],
+            "last number": [_number(text, -1)],
+        }
+    )
+
+
+def _last_said(found: dict[str, list[str]]) -> tuple[str, str]:
+    """The last text of the first kind that has one, and the kind."""
+    for kind, texts in found.items():
+        if said := [text for text in texts if text]:
+            return said[-1], kind
     return "", "nothing found"
+
+
+def _number(place: str, which: int) -> str:
+    """One of a place's numbers, the first or the last, without its dressing; empty where it has none."""
+    numbers = NUMBER.findall(place)
+    return _plain_number(numbers[which]) if numbers else ""
 
 
 def _plain_number(text: str) -> str:
@@ -74,16 +83,14 @@ def _plain_number(text: str) -> str:
 
 def stated_expression(text: str) -> tuple[str, str]:
     """The mathematical expression that an answer ends on, and how it was stated; without its dollar signs."""
-    boxed = last_boxed(text)
-    if boxed:
-        return boxed, "boxed"
-    statements = [match.group(1) for match in STATED.finditer(text)]
-    for kind, places in (("stated", statements), ("bold", BOLD.findall(text)), ("last formula", _formulas(text))):
-        for place in reversed(places):
-            said = _bare(place)
-            if said:
-                return said, kind
-    return "", "nothing found"
+    return _last_said(
+        {
+            "boxed": [last_boxed(text)],
+            "stated": [_bare(place) for place in STATED.findall(text)],
+            "bold": [_bare(place) for place in BOLD.findall(text)],
+            "last formula": [_bare(place) for place in _formulas(text)],
+        }
+    )
 
 
 def _formulas(text: str) -> list[str]:
@@ -119,11 +126,7 @@ def stated_letter(text: str, letters: str) -> tuple[str, str]:
         "own line": rf"(?m)^\s*[(\[]?([{letters}])[)\].:]*\s*$",
         "first of the last line": rf"(?:\A|\n)\s*[(]?([{letters}])[).:]\s[^\n]*\s*\Z",
     }
-    for kind, pattern in patterns.items():
-        found = re.findall(pattern, text)
-        if found:
-            return found[-1], kind
-    return "", "nothing found"
+    return _last_said({kind: re.findall(pattern, text) for kind, pattern in patterns.items()})
 
 
 def code_block(text: str, wanted: str) -> tuple[str, str]:

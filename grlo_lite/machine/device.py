@@ -1,8 +1,11 @@
 """Where a run computes: the device, its dtype, its free bytes."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SMALL = 4_000_000  # parameters of a model whose products are too small to be worth a second thread
 
@@ -53,12 +56,16 @@ def computes_in_bf16(cpu_dtype: str) -> bool:
 
 def cpu_multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU has instructions for products of bf16, by the flags that Linux names."""
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpu_says("flags", cpuinfo).split())
+
+
+def cpu_says(field: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What Linux says of the first CPU in a field such as `model name`; empty where it says nothing."""
     try:
-        said = cpuinfo.read_text(encoding="utf-8")
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return False
-    flags = next((line.split(":", 1)[1].split() for line in said.splitlines() if line.startswith("flags")), [])
-    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
 def free_bytes(device: Any) -> int:
@@ -71,6 +78,23 @@ def free_bytes(device: Any) -> int:
     return max(0, min(free + reserved, cap) - allocated)
 
 
+def until_it_fits(attempt: Callable[[], T], smaller: Callable[[], None]) -> T:
+    """What `attempt` gives. Each time that it runs out of memory, `smaller` makes it ask for less, or raises.
+
+    The error is let go of before the memory is cleared: its frames hold what filled it.
+    """
+    from accelerate.utils.memory import clear_device_cache
+
+    while True:
+        try:
+            return attempt()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        clear_device_cache(garbage_collection=True)
+        smaller()
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether less at once would have done: what Accelerate takes for it, and two errors that it does not know, those
     of cuBLAS, which finds no room for its handle or workspace, and of the driver.
@@ -78,6 +102,5 @@ def is_out_of_memory(error: Exception) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size
 
     of_cuda = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "CUDA driver error: out of memory")
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in of_cuda):
-        return True
-    return should_reduce_batch_size(error)
+    of_cuda_alone = isinstance(error, RuntimeError) and any(words in str(error) for words in of_cuda)
+    return of_cuda_alone or should_reduce_batch_size(error)

@@ -31,10 +31,7 @@ def load_tokenizer(path: str, revision: str, eos_token: str | None = None) -> An
     """
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"model.name={path!r} has no tokenizer to load: {' '.join(str(error).split())[:300]}") from None
+    tokenizer = fetched(AutoTokenizer, path, revision, f"model.name={path!r} has no tokenizer to load")
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             raise BadInput(
@@ -51,6 +48,16 @@ def load_tokenizer(path: str, revision: str, eos_token: str | None = None) -> An
     tokenizer.padding_side = "left"
     tokenizer.pad_token = pad_token(tokenizer) or tokenizer.eos_token
     return tokenizer
+
+
+def fetched(kind: Any, path: str, revision: str, refusal: str) -> Any:
+    """A tokenizer or a configuration, of one of Transformers' Auto classes. Raises BadInput, with the refusal and the
+    library's reason, where there is none.
+    """
+    try:
+        return kind.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{refusal}: {' '.join(str(error).split())[:300]}") from None
 
 
 def pad_token(tokenizer: Any) -> str | None:
@@ -72,6 +79,13 @@ def pad_token(tokenizer: Any) -> str | None:
     ]
     spare_words = ("pad", "reserved", "unused", "placeholder", "dummy", "")
     return next((token for word in spare_words for token in found if word in token.lower()), None)
+
+
+def with_answers(asked: list[Messages], answers: list[str]) -> list[Messages]:
+    """Each conversation with what the assistant answered to it."""
+    return [
+        [*messages, {"role": "assistant", "content": answer}] for messages, answer in zip(asked, answers, strict=True)
+    ]
 
 
 def formatted(tokenizer: Any, messages: Messages) -> str:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from grlo_lite.generation.answers import completion_ids
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.sampling import seeded
@@ -45,7 +47,7 @@ def endings(policy: Any, prompts: list[list[dict[str, str]]], max_tokens: int, t
         heads = [
             ids + row[: _where_it_should_end(tokenizer, row, stop_ids)] for ids, row in zip(asked, said, strict=True)
         ]
-        chances_V = _next_token_chances(model, heads, tokenizer.pad_token_id)
+        chances_V = _next_token_chances(model, tokenizer, heads)
     others = (set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)) - set(stop_ids)
     other = max(others, key=lambda token: chances_V[token], default=None)
     done = [row for row in said if row[-1] in stop_ids]
@@ -75,15 +77,11 @@ def _where_it_should_end(tokenizer: Any, row: list[int], stop_ids: list[int]) ->
     return ends[-1] if ends else len(row)
 
 
-def _next_token_chances(model: Any, rows: list[list[int]], pad: int) -> Any:
+def _next_token_chances(model: Any, tokenizer: Any, rows: list[list[int]]) -> Any:
     """The mean probability of each token of the vocabulary behind the rows, shape (V,)."""
-    import torch
-
-    longest = max(map(len, rows))
-    ids_BT = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=model.device)
-    mask_BT = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    batch = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(model.device)
     with torch.inference_mode():
-        logits_BV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, logits_to_keep=1).logits[:, -1]
+        logits_BV = model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
         return logits_BV.float().softmax(-1).mean(0).cpu()
 
 

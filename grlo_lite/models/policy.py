@@ -6,7 +6,7 @@ from typing import Any
 from grlo_lite.errors import BadInput
 from grlo_lite.machine.device import settle_threads
 from grlo_lite.models.backends import Place
-from grlo_lite.models.chat_template import load_tokenizer, stop_token_ids
+from grlo_lite.models.chat_template import fetched, load_tokenizer, stop_token_ids
 from grlo_lite.models.names import base_path
 from grlo_lite.models.unsloth import load_with_unsloth, target_modules
 from grlo_lite.recipe.schema import Lora, Model
@@ -43,11 +43,16 @@ def load(base: Model, lora: Lora, place: Place, max_tokens: int, seed: int, vllm
         model = load_with_unsloth(base, lora, place, max_tokens, seed, vllm_memory)
     else:
         model = load_with_transformers(base, lora, place, seed, stop_ids)
-    model.generation_config.eos_token_id = stop_ids
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
     trainable_in_fp32(model)
-    settle_threads(model)
-    return Policy(model, tokenizer, place.backend)
+    return settled(Policy(model, tokenizer, place.backend))
+
+
+def settled(policy: Policy) -> Policy:
+    """The policy, whose generation stops at the template's end of turn as well as at EOS, with threads to its size."""
+    config = policy.model.generation_config
+    config.eos_token_id, config.pad_token_id = stop_token_ids(policy.tokenizer), policy.tokenizer.pad_token_id
+    settle_threads(policy.model)
+    return policy
 
 
 def require_pad_that_ends_nothing(path: str, tokenizer: Any) -> None:
@@ -86,10 +91,7 @@ def require_causal_lm(path: str, revision: str) -> None:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"model.name={path!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    config = fetched(AutoConfig, path, revision, f"model.name={path!r} cannot be loaded")
     names = config.architectures or []
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or not any("CausalLM" in name for name in names):
         raise BadInput(

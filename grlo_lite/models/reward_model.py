@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from grlo_lite.errors import BadInput, DoesNotFit
-from grlo_lite.models.chat_template import Messages
+from grlo_lite.machine.device import free_bytes, until_it_fits
+from grlo_lite.models.chat_template import Messages, fetched, with_answers
 from grlo_lite.models.names import judge_path
-from grlo_lite.models.scoring_budget import CPU_TOKENS, LEAST_TOKENS, token_bytes
+from grlo_lite.models.quantization import from_pretrained
+from grlo_lite.models.scoring_budget import CPU_TOKENS, LEAST_TOKENS, batches_under_budget, token_bytes
 from grlo_lite.recipe.schema import Heldout, Judge
 
 
@@ -50,8 +53,6 @@ class RewardModel:
         `cut` then holds how many conversations that befell. Raises RewardError, naming the prompt, where a score is
         not finite.
         """
-        import torch
-
         whole = [self.token_ids(conversation) for conversation in conversations]
         self.cut = sum(len(ids) > self.max_tokens for ids in whole)
         rows = [tuple(cut_from_left(ids, self.max_tokens, self.bos)) for ids in whole]
@@ -68,29 +69,23 @@ class RewardModel:
         """Each row's score; rows sorted by length. Where memory runs out, the budget is halved and what is left goes
         on under it. Raises DoesNotFit where one row by itself is too much.
         """
-        from accelerate.utils.memory import clear_device_cache
-
-        from grlo_lite.machine.device import is_out_of_memory
-
         scores: dict[tuple[int, ...], float] = {}
-        while waiting := [row for row in rows if row not in scores]:
-            try:
-                for batch in batches_under_budget(waiting, self.tokens_per_batch):
-                    scores.update(zip(batch, self._scores_of(batch), strict=True))
-                break
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            if self.tokens_per_batch <= len(waiting[-1]):
-                raise DoesNotFit(f"the reward of one conversation of {len(waiting[-1])} tokens does not fit")
-            clear_device_cache(garbage_collection=True)
+
+        def attempt() -> None:
+            waiting = [row for row in rows if row not in scores]
+            for batch in batches_under_budget(waiting, len, self.tokens_per_batch):
+                scores.update(zip(batch, self._scores_of(batch), strict=True))
+
+        def smaller() -> None:
+            if self.tokens_per_batch <= len(rows[-1]):  # the longest is always among those that wait
+                raise DoesNotFit(f"the reward of one conversation of {len(rows[-1])} tokens does not fit")
             self.on_halved("reward", self.tokens_per_batch, self.tokens_per_batch // 2)
             self.tokens_per_batch //= 2
+
+        until_it_fits(attempt, smaller)
         return scores
 
     def _scores_of(self, rows: list[tuple[int, ...]]) -> list[float]:
-        import torch
-
         device, longest = self.model.device, len(rows[-1])
         lengths_B = torch.tensor([len(row) for row in rows], device=device)
         ids_BT = torch.tensor([row + (0,) * (longest - len(row)) for row in rows], device=device)
@@ -102,13 +97,13 @@ class RewardModel:
 
 def fixed_scores(model: RewardModel) -> list[float]:
     """Scores of a good, a careless and an unrelated answer, to compare the model with itself."""
-    asked = {"role": "user", "content": "How do I keep a cut apple from turning brown?"}
-    answers = (
+    asked: Messages = [{"role": "user", "content": "How do I keep a cut apple from turning brown?"}]
+    answers = [
         "Cover the cut side with lemon juice, wrap the apple tightly and keep it in the fridge.",
         "Apples, well, apples and brown, brown and apples and so on and so on",
         "The capital of Peru is Lima.",
-    )
-    return model.score([[asked, {"role": "assistant", "content": answer}] for answer in answers])
+    ]
+    return model.score(with_answers([asked] * len(answers), answers))
 
 
 def require_unchanged(name: str, before: list[float], after: list[float]) -> None:
@@ -128,19 +123,6 @@ def cut_from_left(ids: list[int], max_tokens: int, bos: list[int]) -> list[int]:
     return bos + ids[len(ids) - max_tokens + len(bos) :]
 
 
-def batches_under_budget(rows: list[Any], tokens_per_batch: int) -> list[list[Any]]:
-    """Rows, already sorted by length, cut into batches of at most `tokens_per_batch` padded tokens; a longer row goes
-    alone.
-    """
-    batches: list[list[Any]] = []
-    for row in rows:
-        if batches and (len(batches[-1]) + 1) * len(row) <= tokens_per_batch:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
-
-
 def load(
     judge: Judge | Heldout, device: Any, max_tokens: int, tokens_per_batch: int | str, cpu_dtype: str = "fp32"
 ) -> RewardModel:
@@ -150,14 +132,9 @@ def load(
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    from grlo_lite.models.quantization import from_pretrained
-
     path, revision = judge_path(judge.name or ""), judge.revision
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"reward.name={path!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    refusal = f"reward.name={path!r} cannot be loaded"
+    config, tokenizer = (fetched(kind, path, revision, refusal) for kind in (AutoConfig, AutoTokenizer))
     if reason := why_not_one_logit(config):
         raise BadInput(
             f"reward.name={path!r} has no one-logit head: {reason}; choose a reward model that is a "
@@ -188,10 +165,6 @@ def tokens_that_fit(model: Any, device: Any) -> int:
     """How many padded tokens one forward may hold: CPU_TOKENS on a CPU; in half of a GPU's free memory as many as
     `token_bytes` says, one dequantized MLP matrix put aside.
     """
-    import torch
-
-    from grlo_lite.machine.device import free_bytes
-
     if torch.device(device).type == "cpu":
         return CPU_TOKENS
     config = model.config.get_text_config()

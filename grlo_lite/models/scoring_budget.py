@@ -1,9 +1,26 @@
 """How many padded tokens a scoring forward may hold, as the reward model and the planner both count it. No torch."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+Row = TypeVar("Row")
 CPU_TOKENS = 8192  # on a CPU, where more is no faster
 
 
 LEAST_TOKENS = 1024  # on a GPU, however little of its memory is free
+
+
+def batches_under_budget(rows: list[Row], tokens: Callable[[Row], int], budget: int) -> list[list[Row]]:
+    """Rows, already sorted by their `tokens`, in batches of at most `budget` padded tokens; a row that alone has more
+    goes alone.
+    """
+    batches: list[list[Row]] = []
+    for row in rows:
+        if batches and (len(batches[-1]) + 1) * tokens(row) <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
 
 
 def token_bytes(hidden: int, mlp: int, width: int) -> int:

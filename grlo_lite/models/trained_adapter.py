@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput
-from grlo_lite.machine.device import settle_threads
 from grlo_lite.models import names
-from grlo_lite.models.chat_template import load_tokenizer, stop_token_ids
-from grlo_lite.models.policy import Policy, require_causal_lm
+from grlo_lite.models.chat_template import load_tokenizer
+from grlo_lite.models.policy import Policy, require_causal_lm, settled
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.rundir import files
 from grlo_lite.rundir.layout import RunDir
@@ -39,10 +38,7 @@ def load_trained(
     except (OSError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:300]
         raise BadInput(f"the adapter {adapter} does not fit on {path}: {said}; name its own base model") from None
-    model.generation_config.eos_token_id = stop_token_ids(tokenizer)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    settle_threads(model)
-    return Policy(model, tokenizer, "transformers")
+    return settled(Policy(model, tokenizer, "transformers"))
 
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path, model_card: str) -> None:

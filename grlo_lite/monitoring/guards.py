@@ -1,6 +1,7 @@
 """What watches a run and speaks when something goes wrong: a row a guard."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ WATCHED = {
 }
 
 
+@dataclass(eq=False)
 class Watch(TrainerCallback):
     """Holds each step's metrics against the recipe's limits. A guard speaks once, and `because` says which one
     stopped the run. The first step that teaches nothing is told at once, whatever the limits.
@@ -28,20 +30,15 @@ class Watch(TrainerCallback):
     saw.
     """
 
-    def __init__(
-        self,
-        guards: Guards,
-        run: RunDir,
-        latest: Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]],
-        why_no_signal: Callable[[], str | None] = lambda: None,
-    ):
-        self.guards = guards
-        self.run = run
-        self.latest = latest  # the newest step's metrics, and samples that show it
-        self.why_no_signal = why_no_signal  # what is wrong with the newest step's rewards, if they teach nothing
-        self.lines = read_lines(run.metrics) if run.metrics.is_file() else []
-        self.spoken = {row["guard"] for row in read_lines(run.guards)} if run.guards.is_file() else set()
-        self.because: str | None = None
+    guards: Guards
+    run: RunDir
+    latest: Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]]  # the newest step's metrics, samples that show it
+    why_no_signal: Callable[[], str | None] = lambda: None  # what is wrong with its rewards, if they teach nothing
+    because: str | None = None
+
+    def __post_init__(self):
+        self.lines = read_lines(self.run.metrics)
+        self.spoken = {row["guard"] for row in read_lines(self.run.guards)}
         self.writes = processes.is_main()
 
     def on_log(self, args, state, control, model=None, **_):

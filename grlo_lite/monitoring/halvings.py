@@ -24,8 +24,7 @@ class Halvings:
         self.run = run
         self.writes = processes.is_main()
         self.step = 0
-        lines = read_lines(run.guards) if run.guards.is_file() else []
-        self.made = [line for line in lines if line["guard"] == GUARD]
+        self.made = [line for line in read_lines(run.guards) if line["guard"] == GUARD]
 
     def smallest(self, phase: str) -> int | None:
         """What a phase was last halved to; None where it never was."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,8 @@ from transformers import TrainerCallback
 
 from grlo_lite.machine import processes
 from grlo_lite.models.policy import trainable_in_fp32
+from grlo_lite.monitoring import metrics
 from grlo_lite.monitoring.halvings import Halvings
-from grlo_lite.monitoring.metrics import (
-    batch_metrics,
-    logged_mean,
-    samples,
-    why_no_signal,
-    with_entropy,
-    without_overflow,
-)
 from grlo_lite.monitoring.pace import Pace
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rewards.scored_batch import ScoredBatch, joined
@@ -29,42 +23,34 @@ from grlo_lite.rundir.layout import RunDir
 from grlo_lite.wording import duration
 
 
+@dataclass(eq=False)
 class Recorder(TrainerCallback):
     """Writes one line of metrics and a few samples a rollout step, and makes checkpoints at rollout boundaries only.
 
     A rollout step is one batch of completions and the `updates_per_rollout` optimizer updates made of it.
     """
 
-    def __init__(
-        self,
-        run: RunDir,
-        recipe: Recipe,
-        elapsed_seconds: Callable[[], float],
-        heldout: Callable[[int], dict[str, float]],
-        halvings: Halvings,
-        pace: Pace,
-    ):
-        before = read_lines(run.metrics)[-1] if run.metrics.is_file() else {}
-        self.run = run
-        self.budget, self.reward = recipe.budget, recipe.reward
-        self.updates = recipe.algorithm.updates_per_rollout
-        self.samples_per_step = recipe.logging.samples_per_step
-        self.elapsed_seconds = elapsed_seconds
-        self.rollouts = before.get("rollouts", 0)
-        self.generated_tokens = before.get("generated_tokens", 0)
-        self.heldout = heldout
-        self.halvings = halvings
+    run: RunDir
+    recipe: Recipe
+    elapsed_seconds: Callable[[], float]
+    heldout: Callable[[int], dict[str, float]]
+    halvings: Halvings
+    pace: Pace
+    scored: ScoredBatch | None = None  # this process's part of the newest batch
+    batch: ScoredBatch | None = None  # the newest one, of all processes
+    bar: tqdm | None = None
+    checkpoint_bytes: int = 0  # what the next checkpoint is expected to take
+    logs: list[dict[str, float]] = field(default_factory=list)
+    last_line: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        before = (read_lines(self.run.metrics) or [{}])[-1]
+        self.rollouts, self.generated_tokens = before.get("rollouts", 0), before.get("generated_tokens", 0)
+        self.budget, self.updates = self.recipe.budget, self.recipe.algorithm.updates_per_rollout
         # the metric by which a checkpoint is the best
-        self.best_by = "reward_mean" if recipe.reward.heldout.name is None else "reward_heldout_mean"
-        self.pace = pace
-        self.scored: ScoredBatch | None = None  # this process's part of the newest batch
+        self.best_by = "reward_mean" if self.recipe.reward.heldout.name is None else "reward_heldout_mean"
         self.writes = processes.is_main()
-        self.bar: tqdm | None = None
-        self.batch: ScoredBatch | None = None  # the newest one, of all processes
-        self.checkpoint_bytes = 0  # what the next checkpoint is expected to take
         self.checkpoint_made = time.monotonic()
-        self.logs: list[dict[str, float]] = []
-        self.last_line: dict[str, Any] = {}
 
     def take(self, batch: ScoredBatch) -> None:
         """Takes the batch that the next step's metrics are of, as soon as it is scored."""
@@ -108,7 +94,8 @@ class Recorder(TrainerCallback):
     def on_log(self, args, state, control, logs=None, optimizer=None, model=None, **_):
         if not logs or "loss" not in logs:
             return
-        self.logs.append(with_entropy(without_overflow(logs, optimizer), getattr(model, "generate", None)))
+        logs = metrics.without_overflow(logs, optimizer)
+        self.logs.append(metrics.with_entropy(logs, getattr(model, "generate", None)))
         step, inside = divmod(state.global_step, self.updates)
         if inside:
             return
@@ -118,7 +105,8 @@ class Recorder(TrainerCallback):
         line = self._metrics(step, self.batch, args) | self.heldout(step)
         self.logs = []
         if self.writes:
-            append_lines(self.run.samples, samples(step, self.batch, self.samples_per_step))
+            samples = metrics.samples(step, self.batch, self.recipe.logging.samples_per_step)
+            append_lines(self.run.samples, samples)
             append_lines(self.run.metrics, [line])
         self.last_line = line
         tokens_per_second = line["generated_tokens_step"] / (time.monotonic() - self.step_began)
@@ -155,12 +143,13 @@ class Recorder(TrainerCallback):
 
     def latest(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The newest step's metrics, and eight samples of its batch."""
-        batch = self.batch
-        return self.last_line, samples(self.last_line["step"], batch, 8) if batch and self.last_line else []
+        if self.batch is None or not self.last_line:
+            return self.last_line, []
+        return self.last_line, metrics.samples(self.last_line["step"], self.batch, 8)
 
     def why_no_signal(self) -> str | None:
         """Why the newest step taught nothing; None where it taught something."""
-        return why_no_signal(self.batch, self.reward) if self.batch else None
+        return metrics.why_no_signal(self.batch, self.recipe.reward) if self.batch else None
 
     def _metrics(self, step: int, batch: ScoredBatch, args: Any) -> dict[str, Any]:
         now = time.monotonic()
@@ -169,8 +158,8 @@ class Recorder(TrainerCallback):
         self.generated_tokens += tokens
         line = {
             "step": step,
-            **batch_metrics(batch),
-            **{key: logged_mean(self.logs, key) for key in ("entropy", "kl", "loss", "grad_norm")},
+            **metrics.batch_metrics(batch),
+            **{key: metrics.logged_mean(self.logs, key) for key in ("entropy", "kl", "loss", "grad_norm")},
             "learning_rate": self.logs[-1]["learning_rate"],
             "generated_tokens_step": tokens,
             "generated_tokens": self.generated_tokens,

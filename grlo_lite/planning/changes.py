@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from grlo_lite.planning.cards import Card
-from grlo_lite.planning.planner import REWARD_TOKENS, changed, plan, planned_engine
+from grlo_lite.planning.planner import REWARD_TOKENS, plan, planned_engine
+from grlo_lite.recipe.loading import changed
 from grlo_lite.recipe.schema import Recipe
 
 SMALLER_JUDGES = ("Skywork/Skywork-Reward-V2-Qwen3-1.7B", "Skywork/Skywork-Reward-V2-Qwen3-0.6B")

@@ -48,11 +48,7 @@ def most_rows(card: Card, outputs: int, inputs: int) -> int:
 
 # architecture: from so many waves on, the most rows as a function of blocks, multiprocessors, outputs and inputs
 TIERS = {
-    75: (
-        (3, lambda b, p, n, k: 128 if k < n else 64),
-        (0.5, lambda b, p, n, k: 64),
-        (0, lambda b, p, n, k: 32),
-    ),
+    75: ((3, lambda b, p, n, k: 128 if k < n else 64), (0.5, lambda b, p, n, k: 64), (0, lambda b, p, n, k: 32)),
     80: (
         (3, lambda b, p, n, k: 128),
         (1, lambda b, p, n, k: 64 if k < n else 32),

@@ -71,10 +71,6 @@ def policy_bytes(recipe: Recipe, shape: Shape, card: Card) -> int:
     return weight_bytes(shape, recipe.model.quantization, card.float_bytes, card.float_bytes)
 
 
-def judges_bytes(models: Models, card: Card) -> int:
-    return sum(weight_bytes(shape, how, card.float_bytes, 4, scores=True) for shape, how in models.judges)
-
-
 def optimizer_bytes(recipe: Recipe, shape: Shape) -> int:
     """Adam's two moments of every LoRA matrix: fp32, or in 8 bits with an fp32 scale for each 256 where a matrix has
     at least 4,096 numbers.
@@ -93,7 +89,8 @@ def largest_matrix(shape: Shape, width: int) -> int:
 def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, dict[str, int]]:
     """Bytes by phase and part at the longest prompt and completion that the recipe allows."""
     shape, context = models.policy, card.context
-    weights, judges = policy_bytes(recipe, shape, card), judges_bytes(models, card)
+    weights = policy_bytes(recipe, shape, card)
+    judges = sum(weight_bytes(judge, how, card.float_bytes, 4, scores=True) for judge, how in models.judges)
     adapter = 4 * shape.adapter_parameters(recipe.lora)
     optimizer = optimizer_bytes(recipe, shape)
     resting = {"weights": weights, "adapter": adapter, "reward weights": judges, "CUDA context": context}
@@ -124,11 +121,12 @@ def rollout_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, weight
     cache = sizes.rows_at_once * a_row
     copied = ceil(cache / shape.layers * (1 + shape.heads / shape.kv_heads)) if sizes.engine == "generate" else 0
     dense = card.float_bytes * shape.linear_parameters if sizes.engine == "folded" else 0
+    a_logit = SAMPLING_BYTES + (TOP_P_BYTES if recipe.rollout.top_p < 1 else 0)
     return {
         "weights": weights + dense,
         "KV cache": cache + copied,
         "activations": prefill_bytes(recipe, shape, card, sizes),
-        "logits": sizes.rows_at_once * shape.vocabulary * sampling_bytes(recipe),
+        "logits": sizes.rows_at_once * shape.vocabulary * a_logit,
     }
 
 
@@ -142,10 +140,6 @@ def vllm_rows(recipe: Recipe, shape: Shape, card: Card) -> int:
     weights = policy_bytes(recipe, shape, card)
     read = recipe.prompts.max_tokens * lora_layer_bytes(shape, card, 4) + largest_matrix(shape, card.float_bytes)
     return max(0, int(recipe.rollout.vllm_memory * card.vram) - weights - read) // row_bytes(recipe, shape, card)
-
-
-def sampling_bytes(recipe: Recipe) -> int:
-    return SAMPLING_BYTES + (TOP_P_BYTES if recipe.rollout.top_p < 1 else 0)
 
 
 def loading_bytes(models: Models, card: Card) -> int:
@@ -178,12 +172,6 @@ def scoring_bytes(models: Models, card: Card, tokens: int) -> int:
     )
 
 
-def checkpointing(recipe: Recipe, card: Card) -> bool:
-    """Whether the update computes activations again instead of keeping them; `auto` is on a GPU."""
-    wanted = recipe.optimizer.gradient_checkpointing
-    return card.cuda if wanted == "auto" else wanted
-
-
 def update_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> int:
     """What a micro-batch's backward pass keeps: with gradient checkpointing the residual stream between layers and
     one layer's activations; without it every layer's.
@@ -191,7 +179,7 @@ def update_bytes(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> 
     tokens = micro_batch * (recipe.prompts.max_tokens + recipe.rollout.max_tokens)
     layer = int(tokens * layer_bytes(shape, card) * card.activation_share)
     matrix = largest_matrix(shape, card.float_bytes)
-    if not checkpointing(recipe, card):
+    if not recipe.optimizer.checkpoints_activations(card.type):
         return shape.layers * layer + matrix
     return tokens * (shape.layers + 2) * shape.hidden * card.float_bytes + layer + matrix
 
@@ -200,8 +188,7 @@ def layer_bytes(shape: Shape, card: Card) -> int:
     """Bytes a token that one layer saves for its backward pass: each adapted module's input and output, once in fp32
     for the adapter and once in the compute dtype, the MLP's three wide tensors, the norms.
     """
-    inputs = sum(side for _, side in shape.linears.values())
-    outputs = sum(side for side, _ in shape.linears.values())
+    outputs, inputs = shape.sides
     width = 4 + (2 if card.float_bytes == 2 else 0)
     return width * (inputs + outputs) + card.float_bytes * 3 * shape.mlp + 8 * shape.hidden
 

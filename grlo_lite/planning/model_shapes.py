@@ -7,15 +7,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grlo_lite.errors import BadInput
 from grlo_lite.models import names
+from grlo_lite.planning.cards import NUMBERS, numbers_in
 from grlo_lite.recipe.schema import Lora
 from grlo_lite.wording import shortened
-
-NUMBERS = Path(__file__).parent / "numbers"
-
 
 FAMILIES = ("qwen3", "qwen2", "llama")
 
@@ -53,6 +49,12 @@ class Shape:
             "up_proj": (self.mlp, self.hidden),
             "down_proj": (self.hidden, self.mlp),
         }
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The sums of a layer's linear modules' outputs and of their inputs: numbers a token writes and reads there."""
+        outputs, inputs = zip(*self.linears.values(), strict=True)
+        return sum(outputs), sum(inputs)
 
     @property
     def linear_parameters(self) -> int:
@@ -120,7 +122,7 @@ def shape_of(key: str, name: str) -> Shape:
     folder = os.path.expanduser(path_of(name))
     if os.path.isdir(folder):  # Path.is_dir() raises where a name is longer than the file system takes
         return _read(key, Path(folder) / "config.json")
-    known = yaml.safe_load((NUMBERS / "models.yaml").read_text(encoding="utf-8"))
+    known = numbers_in(NUMBERS / "models.yaml")
     if name in known["models"]:
         return Shape(**known["shapes"][known["models"][name]])
     raise BadInput(

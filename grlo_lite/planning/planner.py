@@ -3,7 +3,6 @@
 import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.generation.engine_table import WORTH_FOLDING
@@ -11,25 +10,10 @@ from grlo_lite.models import backends
 from grlo_lite.models.scoring_budget import CPU_TOKENS, LEAST_TOKENS
 from grlo_lite.planning import cards as cards_module
 from grlo_lite.planning import memory, timing
-from grlo_lite.planning.cards import GIB, Card
+from grlo_lite.planning.cards import Card
 from grlo_lite.planning.memory import Models, Sizes
+from grlo_lite.recipe.loading import changed
 from grlo_lite.recipe.schema import Recipe
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A plan's seconds of a step by phase, its seconds of the closing measurement, dollars an hour, and GiB at its
-    peak.
-    """
-
-    phases: dict[str, float]
-    closing: float
-    usd_per_hour: float | None
-    peak_gib: float = 0.0
-
-    def whole(self, steps: int) -> float:
-        return steps * sum(self.phases.values()) + self.closing
-
 
 MICRO_BATCHES = (8, 4, 3, 2, 1)  # that `optimizer.micro_batch: auto` tries on a GPU
 
@@ -52,9 +36,18 @@ class Plan:
     reward_tokens: int
     engine: str  # of the rollout
     max_completion_tokens: int  # the longest rollout.max_tokens that fits, 0 where none does
-    seconds: dict[str, float]
-    hours: float
-    usd: float | None
+    seconds: dict[str, float]  # by phase
+    closing: float  # seconds of the measurement that ends the run
+    steps: int
+    usd_per_hour: float | None
+
+    @property
+    def hours(self) -> float:
+        return (self.steps * sum(self.seconds.values()) + self.closing) / 3600
+
+    @property
+    def usd(self) -> float | None:
+        return self.hours * self.usd_per_hour if self.usd_per_hour else None
 
 
 def plan(recipe: Recipe, card: Card) -> Plan:
@@ -64,22 +57,17 @@ def plan(recipe: Recipe, card: Card) -> Plan:
     vram = memory.vram(recipe, models, card, sizes)
     totals = {phase: sum(parts.values()) for phase, parts in vram.items()}
     peak = max(totals, key=lambda phase: totals[phase])
-    seconds = timing.seconds(recipe, models, card, sizes)
-    whole = recipe.budget.steps * sum(seconds.values()) + timing.measurement_seconds(recipe, models, card, sizes.engine)
-    price = recipe.budget.usd_per_hour or cards_module.price(card)
     return Plan(
         vram=vram,
         peak_phase=peak,
         peak_bytes=totals[peak],
         fits=totals[peak] <= card.usable,
-        micro_batch=sizes.micro_batch,
-        rows_at_once=sizes.rows_at_once,
-        reward_tokens=sizes.reward_tokens,
-        engine=sizes.engine,
+        **vars(sizes),
         max_completion_tokens=_longest(recipe, models, card, sizes.engine),
-        seconds=seconds,
-        hours=whole / 3600,
-        usd=whole / 3600 * price if price else None,
+        seconds=timing.seconds(recipe, models, card, sizes),
+        closing=timing.measurement_seconds(recipe, models, card, sizes.engine),
+        steps=recipe.budget.steps,
+        usd_per_hour=recipe.budget.usd_per_hour or cards_module.price(card),
     )
 
 
@@ -149,20 +137,12 @@ def _fits(recipe: Recipe, models: Models, card: Card, phase: str, sizes: Sizes) 
 def _longest(recipe: Recipe, models: Models, card: Card, engine: str) -> int:
     micro = 1 if recipe.optimizer.micro_batch == "auto" else recipe.optimizer.micro_batch
     smallest = Sizes(1, micro, 1024, "compact" if engine == "folded" else engine)
-    return 64 * _most(
-        512, lambda n: _peak(changed(recipe, {"rollout.max_tokens": 64 * n}), models, card, smallest) <= card.usable
-    )
 
+    def fits(blocks: int) -> bool:
+        longer = changed(recipe, {"rollout.max_tokens": 64 * blocks})
+        return all(_fits(longer, models, card, phase, smallest) for phase in memory.PHASES)
 
-def _peak(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> int:
-    return max(sum(parts.values()) for parts in memory.vram(recipe, models, card, sizes).values())
-
-
-def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    for key, value in changes.items():
-        section, name = key.split(".")
-        recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update={name: value})})
-    return recipe
+    return 64 * _most(512, fits)
 
 
 def resolved(recipe: Recipe, planned: Plan) -> Recipe:
@@ -172,14 +152,10 @@ def resolved(recipe: Recipe, planned: Plan) -> Recipe:
     return changed(recipe, {k: v for k, v in sizes.items() if now[k.split(".")[0]][k.split(".")[1]] == "auto"})
 
 
-def expected(recipe: Recipe, card: Card) -> Expected | None:
-    """What a run's pace is held against; None where a model's shape is not at hand."""
+def plan_if_known(recipe: Recipe, card: Card) -> Plan | None:
+    """The plan of a recipe on a card; None where a model's shape is not at hand."""
     try:
-        models = memory.models(recipe)
+        memory.models(recipe)
     except BadInput:
         return None
-    sizes = _sizes(recipe, models, card)
-    price = recipe.budget.usd_per_hour or cards_module.price(card)
-    closing = timing.measurement_seconds(recipe, models, card, sizes.engine)
-    peak = _peak(recipe, models, card, sizes) / GIB
-    return Expected(timing.seconds(recipe, models, card, sizes), closing, price, peak)
+    return plan(recipe, card)

@@ -9,10 +9,21 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import transformers
+from bitsandbytes import matmul_4bit
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+from torch.nn.functional import linear
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from grlo_lite.errors import BadInput
+from grlo_lite.generation.decoding import Answers, Prompts, decode
+from grlo_lite.generation.request import Sampling
+from grlo_lite.generation.twin import twin
 from grlo_lite.machine.device import computes_in_bf16, float_dtype, this_device
+from grlo_lite.machine.versions import installed
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
 from grlo_lite.planning import fused, memory, probes, this_machine, timing
@@ -20,9 +31,6 @@ from grlo_lite.planning.cards import Card
 from grlo_lite.planning.model_shapes import Shape
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.rundir import files
-
-if TYPE_CHECKING:
-    import torch
 
 SECONDS = 2.0  # for which each measurement is repeated, at least three times
 
@@ -48,33 +56,11 @@ ROWS = 16  # of a token's products, beside one
 MOST_WEIGHTS = 10**9  # of these products
 
 
-SHOWN = {
-    "flops": (1e12, "TFLOP/s in large matrix products"),
-    "bytes_a_second": (1e9, "GB/s of weights in a token's products with one row"),
-    "few_rows_flops": (1e12, "TFLOP/s for further rows"),
-    "dequantized_a_second": (1e9, "billion weights a second from NF4"),
-    "fused_1": (1e9, "billion weights a second in a 4-bit product of one row"),
-    "fused_16": (1e9, "billion weights a second in one of 16 rows"),
-    "fused_32": (1e9, "billion weights a second in one of 32 rows"),
-    "drawn_a_second": (1e9, "billion logits a second among which a token is drawn"),
-    "layer_seconds": (1e-6, "µs of the host for a layer of a token, with adapter and NF4"),
-    "dense_layer_seconds": (1e-6, "µs for one without"),
-    "token_seconds": (1e-6, "µs of the host for a token beside its layers"),
-    "activation_bytes_a_second": (1e9, "GB/s in a layer's element-wise kernels"),
-    "activation_share": (1, "of the counted activations are kept for a backward pass"),
-    "logit_bytes": (1, "bytes a logit in the loss"),
-    "context": (2**30, "GiB beside all tensors"),
-}
-
-
 def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     """Measures this device with layers of the policy's shape, says what it measures, and files it for later plans.
 
     Returns the file. Raises BadInput where that file is damaged, or where it cannot be written.
     """
-    import torch
-    import transformers
-
     device, random_state = this_device(), torch.get_rng_state()
     dtype, name = float_dtype(device, recipe.cpu_dtype), device_name(recipe.cpu_dtype)
     vram = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else card.vram
@@ -86,7 +72,7 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     def found(**measured: float) -> None:
         for name, value in measured.items():
             rates[name] = value
-            unit, words = SHOWN[name]
+            unit, words = probes.RATES[name]
             print(f"  {value / unit:9.2f} {words}", flush=True)
 
     found(flops=matmul_flops(device, dtype))
@@ -106,7 +92,7 @@ def probe(recipe: Recipe, card: Card, shape: Shape) -> Path:
     row = {
         "device": name,
         "vram": vram,
-        "torch": probes.torch_version(),
+        "torch": installed("torch"),
         "date": datetime.date.today().isoformat(),
         "width": shape.hidden,
         "rates": {name: rates.get(name, getattr(card, name)) for name in probes.RATES},
@@ -126,19 +112,13 @@ def _file(rows: list[dict[str, Any]]) -> Path:
 
 def device_name(cpu_dtype: str) -> str:
     """What a probe of this device is filed under."""
-    import torch
-
-    return (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else this_machine.cpu_name(computes_in_bf16(cpu_dtype))
-    )
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return this_machine.cpu_name(computes_in_bf16(cpu_dtype))
 
 
-def median_seconds(run: Callable[[], object], device: "torch.device") -> float:
+def median_seconds(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of one run, the median of at least three, after one that warms up."""
-    import torch
-
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     taken: list[float] = []
     run()
@@ -151,22 +131,17 @@ def median_seconds(run: Callable[[], object], device: "torch.device") -> float:
     return statistics.median(taken)
 
 
-def matmul_flops(device: "torch.device", dtype: Any) -> float:
+def matmul_flops(device: torch.device, dtype: Any) -> float:
     """Floating-point operations a second in products of large square matrices."""
-    import torch
-
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=dtype)
     return 2 * size**3 / median_seconds(lambda: a @ a, device)
 
 
-def token_products(shape: Shape, device: "torch.device", dtype: Any) -> dict[str, float]:
+def token_products(shape: Shape, device: torch.device, dtype: Any) -> dict[str, float]:
     """What one token reaches in its products with as many weights as the model has, or as fit into MOST_WEIGHTS: bytes
     of weights a second for one row, and FLOPs a second for the rows after it.
     """
-    import torch
-    from torch.nn.functional import linear
-
     count = shape.mlp * shape.hidden
     copies = max(1, min(shape.linear_parameters, MOST_WEIGHTS) // count)
     matrices = [torch.randn(shape.mlp, shape.hidden, device=device, dtype=dtype) for _ in range(copies)]
@@ -184,25 +159,18 @@ def token_products(shape: Shape, device: "torch.device", dtype: Any) -> dict[str
     }
 
 
-def dequantized_weights(device: "torch.device", dtype: Any) -> float:
+def dequantized_weights(device: torch.device, dtype: Any) -> float:
     """Weights dequantized a second, of a large matrix in NF4 with double quantization."""
-    import torch
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-
     size = 4096 if device.type == "cuda" else 1024
     dense = torch.randn(size, size, device=device, dtype=dtype)
     packed, state = quantize_4bit(dense, quant_type="nf4", compress_statistics=True)
     return size**2 / median_seconds(lambda: dequantize_4bit(packed, state), device)
 
 
-def fused_products(shape: Shape, device: "torch.device", dtype: Any, few_rows_flops: float) -> dict[str, float]:
+def fused_products(shape: Shape, device: torch.device, dtype: Any, few_rows_flops: float) -> dict[str, float]:
     """Weights a second in products of 1, 16 and 32 rows with an NF4 matrix of the policy's MLP, less what the rows' own
     FLOPs take: bitsandbytes multiplies few rows without dequantizing, and chooses by itself.
     """
-    import torch
-    from bitsandbytes import matmul_4bit
-    from bitsandbytes.functional import quantize_4bit
-
     weights = shape.mlp * shape.hidden
     dense = torch.randn(shape.mlp, shape.hidden, device=device, dtype=dtype)
     packed, state = quantize_4bit(dense, quant_type="nf4", compress_statistics=True)
@@ -216,20 +184,15 @@ def fused_products(shape: Shape, device: "torch.device", dtype: Any, few_rows_fl
     return found
 
 
-def drawn_logits(shape: Shape, device: "torch.device", dtype: Any) -> float:
+def drawn_logits(shape: Shape, device: torch.device, dtype: Any) -> float:
     """Logits a second among which 32 rows draw a token each."""
-    import torch
-
     logits = torch.randn(32, shape.vocabulary, device=device, dtype=dtype)
     drawn = median_seconds(lambda: torch.multinomial(logits.float().softmax(-1), 1), device)
     return logits.numel() / drawn
 
 
-def adapted_model(recipe: Recipe, shape: Shape, device: "torch.device", folder: Path) -> Any:
+def adapted_model(recipe: Recipe, shape: Shape, device: torch.device, folder: Path) -> Any:
     """A random model of this shape in the recipe's quantization, with the recipe's adapter, as a run would load it."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     numbers = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0, "max_position_embeddings": 8192}
     config = AutoConfig.for_model(
         shape.family, hidden_size=shape.hidden, intermediate_size=shape.mlp, num_hidden_layers=shape.layers,
@@ -252,7 +215,7 @@ def adapted_model(recipe: Recipe, shape: Shape, device: "torch.device", folder: 
     return adapted
 
 
-def host_seconds(recipe: Recipe, device: "torch.device", folder: Path) -> dict[str, float]:
+def host_seconds(recipe: Recipe, device: torch.device, folder: Path) -> dict[str, float]:
     """Seconds of the host by the card's fields: for a layer, for one without NF4 and adapter, for a token beside its
     layers; where there is next to nothing to compute.
     """
@@ -268,19 +231,13 @@ def host_seconds(recipe: Recipe, device: "torch.device", folder: Path) -> dict[s
 
 def said_seconds(model: Any, engine: str) -> float:
     """Seconds of SAID tokens of two completions that a model samples by an engine."""
-    import torch
-
-    from grlo_lite.generation.decoding import Answers, Prompts, decode
-    from grlo_lite.generation.request import Sampling
-    from grlo_lite.generation.twin import twin
-
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]], device=model.device)
     asked = Prompts(ids, torch.ones_like(ids, dtype=torch.bool), [TINY.vocabulary], 0)  # an end that is never drawn
     with twin(model, engine == "folded") as made:
         return median_seconds(lambda: decode(made, asked, Answers(asked, Sampling(SAID)), 2), model.device)
 
 
-def batch_of(shape: Shape, device: "torch.device") -> tuple[int, int]:
+def batch_of(shape: Shape, device: torch.device) -> tuple[int, int]:
     """Rows and tokens a row of an update that shows what activations cost."""
     if device.type == "cuda":
         return 4, 1024
@@ -289,8 +246,6 @@ def batch_of(shape: Shape, device: "torch.device") -> tuple[int, int]:
 
 def update(model: Any, shape: Shape) -> None:
     """A forward and a backward pass through the layers, under a padding mask."""
-    import torch
-
     rows, tokens = batch_of(shape, model.device)
     ids = torch.randint(shape.vocabulary, (rows, tokens), device=model.device)
     mask = torch.ones_like(ids)
@@ -317,8 +272,6 @@ def activation_bytes(recipe: Recipe, shape: Shape, card: Card, model: Any) -> fl
 
 def peak_bytes(run: Callable[[], object]) -> int:
     """Bytes on the GPU at the peak of a run, beyond what is allocated before it."""
-    import torch
-
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -338,9 +291,8 @@ def kept_share(recipe: Recipe, shape: Shape, card: Card, model: Any) -> float:
     return max(layer, 1) / (rows * tokens * memory.layer_bytes(shape, card))
 
 
-def logit_bytes(shape: Shape, device: "torch.device") -> float:
+def logit_bytes(shape: Shape, device: torch.device) -> float:
     """Bytes of a completion's logit while TRL's loss and entropy go forward and backward."""
-    import torch
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
     tokens, dtype = 512, float_dtype(device)
@@ -359,8 +311,6 @@ def logit_bytes(shape: Shape, device: "torch.device") -> float:
 
 def context_bytes() -> int:
     """Bytes of the card that are taken and are no tensor of this process: its context, and whatever else runs there."""
-    import torch
-
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return max(total - free - torch.cuda.memory_reserved(), 1)

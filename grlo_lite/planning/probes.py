@@ -3,33 +3,34 @@
 import json
 import os
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.machine.versions import installed
 from grlo_lite.planning.cards import Card
 
-# What a probe measures, as fields of Card, and what it is filed with
-RATES = (
-    "flops",
-    "few_rows_flops",
-    "bytes_a_second",
-    "activation_bytes_a_second",
-    "dequantized_a_second",
-    "fused_1",
-    "fused_16",
-    "fused_32",
-    "drawn_a_second",
-    "layer_seconds",
-    "dense_layer_seconds",
-    "token_seconds",
-    "context",
-    "activation_share",
-    "logit_bytes",
-)
+# What a probe measures, as fields of Card, and how it says so: in which unit, in which words
+RATES = {
+    "flops": (1e12, "TFLOP/s in large matrix products"),
+    "bytes_a_second": (1e9, "GB/s of weights in a token's products with one row"),
+    "few_rows_flops": (1e12, "TFLOP/s for further rows"),
+    "dequantized_a_second": (1e9, "billion weights a second from NF4"),
+    "fused_1": (1e9, "billion weights a second in a 4-bit product of one row"),
+    "fused_16": (1e9, "billion weights a second in one of 16 rows"),
+    "fused_32": (1e9, "billion weights a second in one of 32 rows"),
+    "drawn_a_second": (1e9, "billion logits a second among which a token is drawn"),
+    "layer_seconds": (1e-6, "µs of the host for a layer of a token, with adapter and NF4"),
+    "dense_layer_seconds": (1e-6, "µs for one without"),
+    "token_seconds": (1e-6, "µs of the host for a token beside its layers"),
+    "activation_bytes_a_second": (1e9, "GB/s in a layer's element-wise kernels"),
+    "activation_share": (1, "of the counted activations are kept for a backward pass"),
+    "logit_bytes": (1, "bytes a logit in the loss"),
+    "context": (2**30, "GiB beside all tensors"),
+}
 
 
+# What that is filed with
 PROBE_KEYS = {"device": str, "vram": int, "torch": str, "date": str, "rates": dict}
 
 
@@ -76,11 +77,4 @@ def same_device(row: dict[str, Any], device: str, vram: int) -> bool:
     not agree on its memory to the byte.
     """
     same_size = abs(row["vram"] - vram) <= 0.05 * vram
-    return row["device"] == device and same_size and row["torch"] == torch_version()
-
-
-def torch_version() -> str | None:
-    try:
-        return version("torch")
-    except PackageNotFoundError:
-        return None
+    return row["device"] == device and same_size and row["torch"] == installed("torch")

@@ -1,13 +1,11 @@
 """The card, or the CPU, that is here."""
 
 import os
-import subprocess
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
-from grlo_lite.machine.device import computes_in_bf16
-from grlo_lite.planning import probes
+from grlo_lite.machine.device import computes_in_bf16, cpu_says
+from grlo_lite.machine.versions import command_output
 from grlo_lite.planning.cards import GIB, NUMBERS, Card, card_of_row, numbers_in, recognized
 from grlo_lite.planning.probes import probed
 
@@ -22,11 +20,7 @@ def cpu_card(cpu_dtype: str = "fp32") -> Card:
 
 def cpu_name(in_bf16: bool = False) -> str:
     """What a probe of this CPU is filed under: its model, the threads that PyTorch is told to use, and bf16."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    model = cpu_says("model name") or "CPU"
     return f"{model}, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads{', bf16' if in_bf16 else ''}"
 
 
@@ -48,14 +42,11 @@ def this_card(cpu_dtype: str = "fp32") -> Card:
 def seen_card() -> Card | None:
     """The GPU that nvidia-smi sees here, without torch; None where there is none."""
     fields = "--query-gpu=name,memory.total,compute_cap"
+    said = command_output("nvidia-smi", fields, "--format=csv,noheader,nounits") or ""
     try:
-        done = subprocess.run(
-            ["nvidia-smi", fields, "--format=csv,noheader,nounits"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-        name, mib, capability = (field.strip() for field in done.stdout.splitlines()[0].split(","))
+        name, mib, capability = (field.strip() for field in said.splitlines()[0].split(","))
         vram = int(0.98 * float(mib) * 2**20)
         card = recognized(name, vram, float(capability) >= 8)
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+    except (IndexError, ValueError):
         return None
-    return probes.probed(card, name, vram)
+    return probed(card, name, vram)

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from math import ceil
 
+from grlo_lite.evaluation.tasks import suites
 from grlo_lite.generation.engine_table import CPU_ROWS
-from grlo_lite.microcosm import world
 from grlo_lite.planning import fused
 from grlo_lite.planning.cards import Card
-from grlo_lite.planning.memory import WHOLE_BATCH, Models, Sizes, checkpointing
+from grlo_lite.planning.memory import WHOLE_BATCH, Models, Sizes
 from grlo_lite.planning.model_shapes import Shape
+from grlo_lite.recipe.loading import changed
 from grlo_lite.recipe.schema import Recipe
 
 PROMPT_SHARE = 0.25  # assumed: an average prompt's share of prompts.max_tokens; the longest has twice as much
@@ -64,8 +65,7 @@ def token_traffic(shape: Shape, card: Card, adapted: bool) -> int:
     added.
     """
     width = card.float_bytes
-    inputs = sum(side for _, side in shape.linears.values())
-    outputs = sum(side for side, _ in shape.linears.values())
+    outputs, inputs = shape.sides
     heads = (shape.heads + shape.kv_heads) * shape.head_dim  # what rotary embeddings turn, and Qwen3's norms of heads
     plain = width * (inputs + outputs + 5 * shape.mlp + 6 * shape.hidden + 12 * heads) + 4 * 12 * shape.hidden
     if not adapted:
@@ -109,14 +109,12 @@ def token_seconds(recipe: Recipe, shape: Shape, card: Card, engine: str, rows: f
         weights = fused.weights_seconds(shape, card, rows, weights_seconds("nf4", shape, card))
     else:
         weights = weights_seconds("none" if engine == "folded" else recipe.model.quantization, shape, card)
-    products = 2 * rows * multiplied / card.few_rows_flops + (
-        weights + shape.embedding_parameters * card.float_bytes / card.bytes_a_second
-    )
+    head = shape.embedding_parameters * card.float_bytes / card.bytes_a_second
+    products = 2 * rows * multiplied / card.few_rows_flops + (weights + head)
     cache = cache_passes(shape, engine) * rows * attended * shape.kv_bytes_a_token(card.float_bytes)
     drawing = rows * shape.vocabulary / card.drawn_a_second * (2 if recipe.rollout.top_p < 1 else 1)
     on_card = products + (traffic + cache) / card.activation_bytes_a_second + drawing
-    launches = host_seconds(shape, card, engine)
-    return max(on_card, launches) if card.cuda else on_card + launches
+    return combined(card, on_card, host_seconds(shape, card, engine))
 
 
 def cache_passes(shape: Shape, engine: str) -> float:
@@ -156,7 +154,7 @@ def update_seconds(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -
     """
     batch = recipe.rollout.batch
     extra = (recipe.algorithm.kl > 0) + (recipe.algorithm.updates_per_rollout > 1)
-    forwards = 1 + checkpointing(recipe, card) + extra
+    forwards = 1 + recipe.optimizer.checkpoints_activations(card.type) + extra
     prompt, completion = padded_tokens(recipe, micro_batch)
     tokens = prompt + completion
     work = update_work(recipe, shape, card, batch * tokens, tokens, forwards)
@@ -207,18 +205,22 @@ def padded_tokens(recipe: Recipe, micro_batch: int) -> tuple[float, float]:
     update = recipe.rollout.batch // recipe.algorithm.updates_per_rollout
     k, m = max(1, update // micro_batch), min(micro_batch, max(1, update // recipe.rollout.group_size))
     shortest = 2 * mean - longest
-    return shortest + (longest - shortest) * m / (m + 1), 2 * COMPLETION_SHARE * recipe.rollout.max_tokens * (k + 1) / (
-        2 * k
-    )
+    completion = 2 * COMPLETION_SHARE * recipe.rollout.max_tokens * (k + 1) / (2 * k)
+    return shortest + (longest - shortest) * m / (m + 1), completion
 
 
 def measurement_seconds(recipe: Recipe, models: Models, card: Card, engine: str) -> float:
     """Seconds of base against tuned, which ends a run: held-out prompts and the suite's questions, answered by the
     kit's decoder, with its dense copy unless a rollout has no room for one.
     """
-    asked = [recipe.evaluation.heldout_prompts]
-    if recipe.evaluation.suite == "microcosm":
-        asked += [recipe.evaluation.limit] * len(world.VERIFIABLE)
+    wanted = recipe.evaluation
+    asked = [(wanted.heldout_prompts, recipe.rollout.max_tokens)]
+    tasks = [task for task in suites.run_tasks(recipe) if not task.runs_code]  # which a run leaves out
+    asked += [(min(wanted.limit, task.size or wanted.limit) * task.samples, task.max_tokens) for task in tasks]
     rows = recipe.rollout.batch if card.cuda else CPU_ROWS
     sizes = Sizes(rows, 1, 1, "compact" if engine == "compact" else "folded")
-    return sum(2 * rollout_seconds(recipe, models.policy, card, sizes, count) for count in asked if count)
+    return sum(
+        2 * rollout_seconds(changed(recipe, {"rollout.max_tokens": tokens}), models.policy, card, sizes, count)
+        for count, tokens in asked
+        if count
+    )

@@ -17,24 +17,3 @@ from grlo_lite.prompts.contamination import (
 )
 from grlo_lite.prompts.rows import load, ordered, prompt_hash, split, write
 from grlo_lite.prompts.sources import Unreachable, hub_answers, on_the_hub
-
-__all__ = [
-    "Messages",
-    "Step",
-    "SuiteSets",
-    "Unreachable",
-    "cleaned",
-    "decontaminated",
-    "hub_answers",
-    "load",
-    "on_the_hub",
-    "ordered",
-    "prompt_hash",
-    "question_set",
-    "question_sets",
-    "split",
-    "steps_table",
-    "unchecked_report",
-    "verdict",
-    "write",
-]

@@ -2,12 +2,14 @@
 
 import hashlib
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from grlo_lite.errors import BadInput
 from grlo_lite.models.chat_template import Messages
 from grlo_lite.prompts.similarity import near_duplicates
+from grlo_lite.wording import aligned
 
 TokenCount = Callable[[Messages], int]
 
@@ -41,7 +43,9 @@ def cleaned(
     rows = _kept(rows, _first_of_their_kind(rows), "exact duplicates", steps)
     if language:
         rows = _kept(rows, _written_in(rows, language), f"not in {language!r}", steps)
-    rows = _fitted(rows, token_count, max_tokens, overlong, steps)
+    rows, over, example = fitted(rows, token_count, max_tokens, overlong)
+    name = f"over {max_tokens} tokens" + (", cut" if overlong == "truncate" else "")
+    steps.append(Step(name, over, len(rows), example))
     if near is not None:
         twins = near_duplicates([text_of(row) for row in rows], near)
         name = f"near duplicates ({near:g})"
@@ -62,11 +66,7 @@ def steps_table(steps: list[Step]) -> str:
         (step.name, f"{step.dropped:,}" if step.name != "read" else "", f"{step.left:,}", step.example)
         for step in steps
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(
-        f"{name.ljust(widths[0])}  {dropped.rjust(widths[1])}  {left.rjust(widths[2])}  {example}".rstrip()
-        for name, dropped, left, example in rows
-    )
+    return "\n".join(aligned(rows, left=(0, 3)))
 
 
 def _composed(row: Messages) -> Messages:
@@ -114,15 +114,6 @@ def _written_in(rows: list[Messages], language: str) -> list[bool]:
     return [py3langid.classify(text_of(row))[0] == language for row in rows]
 
 
-def _fitted(
-    rows: list[Messages], token_count: TokenCount, max_tokens: int, overlong: str, steps: list[Step]
-) -> list[Messages]:
-    kept, over, example = fitted(rows, token_count, max_tokens, overlong)
-    name = f"over {max_tokens} tokens" + (", cut" if overlong == "truncate" else "")
-    steps.append(Step(name, over, len(kept), example))
-    return kept
-
-
 def fitted(
     rows: list[Messages], token_count: TokenCount, max_tokens: int, overlong: str
 ) -> tuple[list[Messages], int, str]:
@@ -163,14 +154,11 @@ def _cut_to(row: Messages, token_count: TokenCount, max_tokens: int) -> Messages
     def cut(length: int) -> Messages:
         return [*row[:-1], {**row[-1], "content": text[len(text) - length :]}]
 
-    fits, too_long = 0, 1
-    while too_long < len(text) and token_count(cut(too_long)) <= max_tokens:  # from below: a text may have megabytes
-        fits, too_long = too_long, 2 * too_long
-    too_long = min(too_long, len(text))
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        if token_count(cut(middle)) <= max_tokens:
-            fits = middle
-        else:
-            too_long = middle
+    def is_too_long(length: int) -> bool:
+        return token_count(cut(length)) > max_tokens
+
+    most = 1
+    while most < len(text) and not is_too_long(most):  # from below: a text may have megabytes
+        most *= 2
+    fits = bisect_left(range(1, min(most, len(text))), True, lo=most // 2, key=is_too_long)
     return cut(fits) if fits else None

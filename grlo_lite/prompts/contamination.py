@@ -13,15 +13,10 @@ from grlo_lite.errors import BadInput
 from grlo_lite.models.chat_template import Messages
 from grlo_lite.prompts import sources
 from grlo_lite.prompts.cleaning import Step, text_of
-from grlo_lite.prompts.row_formats import (
-    CONVERSATION_COLUMNS,
-    TEXT_COLUMNS,
-    TURNS_COLUMN,
-    first_turn,
-    kind,
-)
+from grlo_lite.prompts.row_formats import CONVERSATION_COLUMNS, TEXT_COLUMNS, TURNS_COLUMN, first_turn, kind
 from grlo_lite.prompts.similarity import BATCH, bands, similarity, words
 from grlo_lite.recipe.schema import DataSet
+from grlo_lite.wording import aligned
 
 SuiteSets = Mapping[str, tuple[str, ...]]  # an evaluation set's name, and the parts of names by which it is known
 ID_COLUMNS = ("unique_id", "task_id", "question_id", "uid", "id", "index", "key")
@@ -192,13 +187,11 @@ def verdict(report: dict[str, Any]) -> str:
     """The checked sets with their hits, the first hits, and what was not checked: that never counts as clean."""
     lines = []
     if report["checked"]:
-        width = max(len(one["set"]) for one in report["checked"])
-        lines.append(f"{'contamination'.ljust(width)}  questions  hits")
-        lines += [
-            f"{one['set'].ljust(width)}  {one['questions']:9,}  {one['hits']:4}"
-            + (f"  (of {one['first_turns_only']:,} the first turn alone)" if "first_turns_only" in one else "")
-            for one in report["checked"]
-        ]
+        rows = [("contamination", "questions", "hits", "")]
+        for one in report["checked"]:
+            cut = f"(of {one['first_turns_only']:,} the first turn alone)" if "first_turns_only" in one else ""
+            rows.append((one["set"], f"{one['questions']:,}", str(one["hits"]), cut))
+        lines += aligned(rows, left=(0, 3))
     for hit in report["hits"][:SHOWN]:
         prompt = " ".join(hit["prompt"][:60].split())
         lines.append(f"  {hit['set']} {hit['question_id']}: {prompt!r} shares {hit['shared_words'][:80]!r}")

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from grlo_lite import prompts
+from grlo_lite.evaluation.tasks import suites
 from grlo_lite.models.names import is_here, model_paths, policy_path
 from grlo_lite.recipe.schema import Recipe
 
@@ -28,12 +28,8 @@ class PromptRows:
     contamination: dict[str, Any]
 
 
-def prompt_rows(
-    recipe: Recipe, write_to: Path | None = None, suite_sets: prompts.SuiteSets = MappingProxyType({})
-) -> PromptRows:
-    """The recipe's prompts that are worth asking and no benchmark's, split; contamination.json's content lists each of
-    the `suite_sets` whose questions are not at hand.
-    """
+def prompt_rows(recipe: Recipe, write_to: Path | None = None) -> PromptRows:
+    """The recipe's prompts that are worth asking and no benchmark's, split."""
     from grlo_lite.models.chat_template import PLAIN_TEMPLATE, formatted, load_tokenizer
 
     wanted = recipe.prompts
@@ -48,7 +44,7 @@ def prompt_rows(
     rows, steps = prompts.cleaned(
         rows, token_count, wanted.max_tokens, wanted.overlong, wanted.near_duplicates, wanted.language
     )
-    rows, contamination = _decontaminated(recipe, rows, steps, suite_sets)
+    rows, contamination = _decontaminated(recipe, rows, steps)
     print("\n".join([*(f"prompts: {note}" for note in notes), prompts.steps_table(steps)]))
     print(prompts.verdict(contamination))
     if write_to:
@@ -59,21 +55,18 @@ def prompt_rows(
 
 
 def _decontaminated(
-    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step], suite_sets: prompts.SuiteSets
+    recipe: Recipe, rows: list[prompts.Messages], steps: list[prompts.Step]
 ) -> tuple[list[prompts.Messages], dict[str, Any]]:
     """The rows that ask no question of the evaluation sets, and contamination.json's content; adds its step to the
-    others.
+    others. It lists every suite's set whose questions are not at hand, unless the run's own suite has them built in.
     """
-    from grlo_lite.microcosm import world
-
-    wanted = recipe.prompts.decontaminate
-    domains = world.VERIFIABLE if recipe.evaluation.suite == "microcosm" else ()
+    wanted, suite_sets = recipe.prompts.decontaminate, suites.question_sets()
+    built_in = [task for task in suites.run_tasks(recipe) if task.built_in]
     if not wanted.enabled:
-        evaluated = [f"microcosm-{domain}" for domain in domains] or sorted(suite_sets)
+        evaluated = [task.name for task in built_in] or sorted(suite_sets)
         return rows, prompts.unchecked_report("prompts.decontaminate.enabled=false", evaluated)
-    exams = [world.exam(domain, recipe.evaluation.limit, recipe.seed) for domain in domains]
-    sets = [prompts.question_set(f"microcosm-{exam[0].domain}", [q.text for q in exam]) for exam in exams]
-    sets += prompts.question_sets(wanted.against, suite_sets, missing=not exams)
+    sets = [prompts.question_set(task.name, [q.prompt for q in task.questions([])]) for task in built_in]
+    sets += prompts.question_sets(wanted.against, suite_sets, missing=not built_in)
     rows, step, report = prompts.decontaminated(rows, sets, wanted.ngram, wanted.similarity)
     steps.append(step)
     return rows, report

@@ -13,6 +13,7 @@ from grlo_lite.errors import BadInput
 from grlo_lite.models.chat_template import Messages
 from grlo_lite.prompts import row_formats, sources
 from grlo_lite.recipe.schema import Part
+from grlo_lite.rundir.files import json_lines, write_atomically
 from grlo_lite.wording import cut
 
 
@@ -70,11 +71,8 @@ def _counts(parts: tuple[Part, ...], read: list[list[Messages]], limit: int | No
 
 def write(path: Path, rows: list[Messages]) -> None:
     """Writes the rows as JSON lines that `load` reads back. Raises BadInput where the file cannot be written."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"prompt": row}, ensure_ascii=False) + "\n" for row in rows)
-        partial.replace(path)
+        write_atomically(path, json_lines({"prompt": row} for row in rows))
     except OSError as error:
         raise BadInput(
             f"--write-prompts {cut(str(path))} cannot be written: {error.strerror}; name another file"

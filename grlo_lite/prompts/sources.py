@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.models.names import LONGEST_HUB_ID
 from grlo_lite.recipe.schema import DataSet
 from grlo_lite.wording import shortened
 
@@ -32,7 +33,6 @@ class Unreachable(BadInput):
     """A source is on the network, and the network does not answer."""
 
 
-LONGEST_HUB_ID = 96
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 

@@ -3,6 +3,7 @@
 import difflib
 import os.path
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -53,16 +54,21 @@ def load(name: str, overrides: list[str]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise BadInput(f"{_where(path, overrides)}: {explained(error.errors())}") from None
+        where = f"recipe {path.stem}" + (" with overrides" if overrides else "")
+        raise BadInput(f"{where}: {explained(error.errors())}") from None
+
+
+def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with other values, by their keys `section.key`, as they are."""
+    for key, value in changes.items():
+        section, name = key.split(".")
+        recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update={name: value})})
+    return recipe
 
 
 def dumped(recipe: Recipe) -> str:
     """The whole recipe as YAML, defaults included; `load` reads it back to an equal recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _where(path: Path, overrides: list[str]) -> str:
-    return f"recipe {path.stem}" + (" with overrides" if overrides else "")
 
 
 def _locate(name: str) -> Path:

@@ -12,15 +12,11 @@ from grlo_lite.wording import cut, shortened
 
 # What a value must be, by pydantic's type of error; the names in braces are of the error's context
 EXPECTED = {
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
     "int_parsing_size": "a whole number of fewer digits",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
     "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
     "string_type": "a text",
     "string_pattern_mismatch": "a text of the form {pattern}",
     "literal_error": "{expected}",
@@ -28,8 +24,7 @@ EXPECTED = {
     "greater_than_equal": "at least {ge:.10g}",
     "less_than": "less than {lt:.10g}",
     "less_than_equal": "at most {le:.10g}",
-    "tuple_type": "a list",
-    "list_type": "a list",
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
 }
 
 

@@ -6,15 +6,7 @@ that names the key, its value and how to mend it.
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from grlo_lite.wording import cut
 
@@ -38,15 +30,21 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Quantization = Literal["nf4", "none"]
 
 
-class Model(Section):
-    """The base model that is trained: a directory, a model of the Hugging Face Hub, or `microcosm`."""
+class Pretrained(Section):
+    """A model by its name: a directory, a model of the Hugging Face Hub, or `microcosm`; its commit and precision."""
 
     name: str
     revision: str = "main"
     quantization: Quantization = "nf4"
-    eos_token: str | None = (
-        None  # ends an answer in place of the tokenizer's own EOS, beside the template's end of turn
-    )
+
+
+class Model(Pretrained):
+    """The base model that is trained, by the adapter on it.
+
+    eos_token: ends an answer in place of the tokenizer's own EOS, beside the template's end of turn.
+    """
+
+    eos_token: str | None = None
 
 
 class Lora(Section):
@@ -83,20 +81,13 @@ def _text_or_list(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "text"
 
 
-Sources = Annotated[
-    Annotated[str, Tag("text")] | Annotated[tuple[Part, ...], Tag("list")],
-    Discriminator(_text_or_list),
-]
-
-
 def _text_or_set(value: Any) -> str:
     return "set" if isinstance(value, dict | DataSet) else "text"
 
 
-Questions = Annotated[
-    Annotated[str, Tag("text")] | Annotated[DataSet, Tag("set")],
-    Discriminator(_text_or_set),
-]
+Text = Annotated[str, Tag("text")]
+Sources = Annotated[Text | Annotated[tuple[Part, ...], Tag("list")], Discriminator(_text_or_list)]
+Questions = Annotated[Text | Annotated[DataSet, Tag("set")], Discriminator(_text_or_set)]
 
 
 class Decontaminate(Section):
@@ -115,16 +106,12 @@ class Decontaminate(Section):
         return {"enabled": value} if isinstance(value, bool) else value
 
 
-class Prompts(Section):
+class Prompts(DataSet):
     """Where the prompts come from and what is left out: `microcosm`, `grlo-1k`, a file, a Hub data set, or a list of
     such sources, mixed.
     """
 
-    source: Sources
-    subset: str | None = None
-    split: str | None = None
-    column: str | None = None
-    revision: str | None = None
+    source: Sources  # pyright: ignore[reportIncompatibleVariableOverride] (a data set's, or several)
     limit: Positive | None = None
     max_tokens: Positive = 1024
     overlong: Literal["drop", "truncate"] = "drop"  # truncate keeps the template and the end of the last message
@@ -141,9 +128,8 @@ class Prompts(Section):
         for key in ("subset", "split", "column", "revision"):
             if (value := getattr(self, key)) is not None:
                 raise ValueError(f"prompts.{key}={cut(value)} beside a list of sources; write it into the list's items")
-        if any(part.weight and part.count for part in self.source) or (
-            any(part.weight for part in self.source) and not all(part.weight for part in self.source)
-        ):
+        weighted = [part for part in self.source if part.weight]
+        if any(part.count for part in weighted) or len(weighted) not in (0, len(self.source)):
             raise ValueError("prompts.source mixes weight and count; give every item a weight, or none")
         return self
 
@@ -151,15 +137,7 @@ class Prompts(Section):
         """The sources, one or many."""
         if not isinstance(self.source, str):
             return self.source
-        return (
-            Part(
-                source=self.source,
-                subset=self.subset,
-                split=self.split,
-                column=self.column,
-                revision=self.revision,
-            ),
-        )
+        return (Part(**self.model_dump(include=set(DataSet.model_fields))),)
 
 
 class Rollout(Section):
@@ -202,12 +180,9 @@ class Truncated(Section):
     value: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
-class Judge(Section):
+class Judge(Pretrained):
     """One more reward model, whose raw score counts `weight` times."""
 
-    name: str
-    revision: str = "main"
-    quantization: Quantization = "nf4"
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
@@ -237,14 +212,11 @@ class Heldout(Section):
     prompts: Annotated[int, Field(ge=2)] = 32
 
 
-class Reward(Section):
+class Reward(Pretrained):
     """The frozen reward model and how its scores are shaped. `shuffle` permutes the rewards: a control that must not
     learn.
     """
 
-    name: str
-    revision: str = "main"
-    quantization: Quantization = "nf4"
     models: tuple[Judge, ...] = ()  # further judges; the score is the main model's plus theirs, each times its weight
     python: tuple[PythonReward, ...] = ()  # functions whose rewards are added, each times its weight
     heldout: Heldout = Heldout()
@@ -314,6 +286,10 @@ class Optimizer(Section):
     max_grad_norm: PositiveFloat = 1.0
     micro_batch: Positive | Literal["auto"] = "auto"
     gradient_checkpointing: bool | Literal["auto"] = "auto"  # auto: on a GPU
+
+    def checkpoints_activations(self, device_type: str) -> bool:
+        """Whether the update computes activations again instead of keeping them, on a device of this type."""
+        return device_type == "cuda" if self.gradient_checkpointing == "auto" else self.gradient_checkpointing
 
 
 class Budget(Section):

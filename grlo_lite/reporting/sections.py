@@ -36,10 +36,8 @@ def overview(path: Path) -> str:
         except BadInput as error:
             shown.append(note(str(error), "refused"))
         except DAMAGE as error:
-            said = (
-                f"a file of {path} is not what a run writes ({type(error).__name__}: {error}); restore it from a copy"
-            )
-            shown.append(note(said, "refused"))
+            said = f"{type(error).__name__}: {error}"
+            shown.append(note(f"a file of {path} is not what a run writes ({said}); restore it from a copy", "refused"))
     return "\n".join(shown)
 
 
@@ -86,10 +84,6 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return files.read_lines(path) if path.is_file() else []
-
-
 def _facts(run: RunDir) -> str:
     if not run.finished:
         return note(f"the run is unfinished; go on with python -m grlo_lite.train --run-dir {run.path} --resume")
@@ -104,19 +98,17 @@ def _facts(run: RunDir) -> str:
         "on": str(environment["device"]),
         "stopped because of": str(summary["stopped_because"]),
     }
-    return '<dl class="facts">' + "".join(_fact(name, value) for name, value in cards.items()) + "</dl>"
-
-
-def _fact(name: str, value: str) -> str:
-    return f"<div><dt>{plain(name)}</dt><dd>{plain(value)}</dd></div>"
+    facts = "".join(f"<div><dt>{plain(name)}</dt><dd>{plain(value)}</dd></div>" for name, value in cards.items())
+    return f'<dl class="facts">{facts}</dl>'
 
 
 def _curves(run: RunDir) -> str:
-    lines = _lines(run.metrics)
-    charts = []
-    for title, unit, keys in CURVES:
-        series = {name: [(line["step"], line[key]) for line in lines if key in line] for name, key in keys.items()}
-        charts.append(line_chart(title, unit, series))
+    lines = files.read_lines(run.metrics)
+
+    def points(key: str) -> list[tuple[float, float]]:
+        return [(line["step"], line[key]) for line in lines if key in line]
+
+    charts = [line_chart(title, unit, {name: points(key) for name, key in of.items()}) for title, unit, of in CURVES]
     return f'<div class="charts">{"".join(charts)}</div>' if any(charts) else note("no step has been written yet")
 
 

@@ -60,7 +60,7 @@ def loaded_heldout_judge(
         policy.model.eval()
         said = sampled_answers(policy, texts, sampling, rows_at_once(policy.model, recipe.rollout.batch), recipe.seed)
         to_training(policy.model)
-        return [[*p, {"role": "assistant", "content": answer.text}] for p, answer in zip(fixed, said, strict=True)]
+        return chat_template.with_answers(fixed, [answer.text for answer in said])
 
     texts = [chat_template.formatted(policy.tokenizer, row) for row in fixed]
     return HeldoutJudge(answers, rewards.score, model.score, heldout.every), [(heldout.name, 0.0, model)]

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ class PythonRewards:
         }
 
 
+@cache
 def loaded_function(name: str) -> Callable[..., Any]:
-    """The function of `FILE.py:FUNCTION` or `package.module:FUNCTION`. Raises BadInput where there is none."""
+    """The function of `FILE.py:FUNCTION` or `package.module:FUNCTION`, whose module is run once. Raises BadInput where
+    there is none.
+    """
     where, colon, function = name.rpartition(":")
     if not colon or not function.isidentifier():
         raise BadInput(f"{KEY}={name!r} names no function; write FILE.py:FUNCTION or package.module:FUNCTION")

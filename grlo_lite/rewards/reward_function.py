@@ -8,7 +8,8 @@ import numpy as np
 
 from grlo_lite.errors import BadInput
 from grlo_lite.machine import processes
-from grlo_lite.models.reward_model import Messages, RewardModel
+from grlo_lite.models.chat_template import Messages
+from grlo_lite.models.reward_model import RewardModel
 from grlo_lite.recipe.schema import Reward
 from grlo_lite.rewards.python_rewards import PythonRewards
 from grlo_lite.rewards.scored_batch import ScoredBatch

@@ -1,12 +1,12 @@
 """One batch of rollouts with all that was made of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from grlo_lite.models.reward_model import Messages
+from grlo_lite.models.chat_template import Messages
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,16 @@ class ScoredBatch:
 
 def joined(batches: list[ScoredBatch]) -> ScoredBatch:
     """One batch made of each process's part of it, in order; the scoring ended with the last of them."""
-    if len(batches) == 1:
-        return batches[0]
 
-    def of(key: str) -> list[Any]:
-        return [getattr(batch, key) for batch in batches]
+    def whole(parts: list[Any]) -> Any:
+        if isinstance(parts[0], list):
+            return list(chain.from_iterable(parts))
+        if isinstance(parts[0], np.ndarray):
+            return np.concatenate(parts)
+        if isinstance(parts[0], dict):
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return parts[0]
 
-    def arrays(key: str) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([part[name] for part in of(key)]) for name in of(key)[0]}
-
-    return ScoredBatch(
-        prompts=list(chain.from_iterable(of("prompts"))),
-        completions=list(chain.from_iterable(of("completions"))),
-        group_size=batches[0].group_size,
-        tokens_B=np.concatenate(of("tokens_B")),
-        truncated_B=np.concatenate(of("truncated_B")),
-        masked_B=np.concatenate(of("masked_B")),
-        repeated_B=np.concatenate(of("repeated_B")),
-        judged=arrays("judged"),
-        raw_B=np.concatenate(of("raw_B")),
-        parts=arrays("parts"),
-        rewards_B=np.concatenate(of("rewards_B")),
-        cut=sum(of("cut")),
-        began=batches[0].began,
-        ended=batches[0].ended,
-    )
+    columns = {field.name: whole([getattr(batch, field.name) for batch in batches]) for field in fields(ScoredBatch)}
+    columns["cut"] = sum(batch.cut for batch in batches)
+    return ScoredBatch(**columns)

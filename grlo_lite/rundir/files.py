@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Appends rows as JSON lines in one write. Raises ValueError on NaN or infinity."""
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    text = json_lines(rows)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
+
+
+def json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows as JSON, a line each. Raises ValueError on NaN or infinity."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -47,9 +53,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file. Raises BadInput, naming the line, where one is no JSON."""
+    """The rows of a JSON-lines file, none where it is not there. Raises BadInput, naming the line, where one is no
+    JSON.
+    """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
         try:
             rows.append(json.loads(line))
         except ValueError:

@@ -2,25 +2,27 @@
 
 import copy
 import random
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import recursively_apply
 from transformers import TrainerCallback
 
 from grlo_lite.rundir.layout import RunDir
 
 
+@dataclass(eq=False)
 class Boundary(TrainerCallback):
     """The state at the newest rollout boundary, in main memory, so that a step that ran out of memory in the middle
     can be made again from its beginning.
     """
 
-    def __init__(self, run: RunDir, updates_per_rollout: int):
-        self.run = run
-        self.updates = updates_per_rollout
-        self.step = 0
-        self.state: dict[str, Any] = {}
+    run: RunDir
+    updates: int  # a rollout
+    step: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
 
     def on_step_begin(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **_):
         if state.global_step % self.updates:
@@ -30,7 +32,7 @@ class Boundary(TrainerCallback):
         self.step = state.global_step
         self.lengths = self.run.journal_lengths()
         self.state = {
-            "adapter": {name: p.detach().to("cpu", copy=True) for name, p in trainable(model).items()},
+            "adapter": _on_cpu(trainable(model)),
             "optimizer": _on_cpu(optimizer.state_dict()),
             "scheduler": copy.deepcopy(lr_scheduler.state_dict()),
             "random": random_state(),
@@ -55,13 +57,7 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
 
 def _on_cpu(value: Any) -> Any:
     """A copy of nested dicts and lists with every tensor in main memory."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_on_cpu(item) for item in value)
-    return value
+    return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True), value)
 
 
 def random_state() -> dict[str, Any]:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from grlo_lite import prompts
 from grlo_lite.errors import BadInput
-from grlo_lite.evaluation.tasks import suites
 from grlo_lite.models import names
 from grlo_lite.planning import planner, recipe_cards, shown, this_machine
 from grlo_lite.prompts import prepared
@@ -28,7 +27,7 @@ def dry_run(recipe: Recipe, name: str, write_to: Path | None) -> int:
         if tokenizer is None:
             rows, _ = prompts.load(recipe.prompts.parts(), recipe.prompts.limit, recipe.seed)
         else:
-            rows = prepared.prompt_rows(recipe, write_to, suites.question_sets()).train
+            rows = prepared.prompt_rows(recipe, write_to).train
     except prompts.Unreachable as error:
         absent = str(error)
     print(f"\n{recipes.dumped(recipe)}")

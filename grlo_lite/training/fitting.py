@@ -1,5 +1,6 @@
 """What a run takes from its plan: sizes that fit, or what to change."""
 
+from contextlib import suppress
 from typing import Any
 
 from grlo_lite.errors import BadInput, DoesNotFit
@@ -29,8 +30,6 @@ def smaller(recipe: Recipe, device: Any) -> str:
     """What to change after memory ran out for good: the planner's cheapest change, else half the completion length."""
     change = None
     if device.type == "cuda":
-        try:
+        with suppress(BadInput):  # the model's shape is not at hand
             change = cheapest_change(recipe, this_machine.this_card())
-        except BadInput:  # the model's shape is not at hand
-            change = None
     return change or f"rollout.max_tokens={max(recipe.rollout.max_tokens // 2, 1)}"

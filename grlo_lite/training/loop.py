@@ -22,6 +22,7 @@ from grlo_lite.prompts.prepared import PromptRows
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.reporting import model_card
 from grlo_lite.rewards.heldout import loaded_heldout_judge
+from grlo_lite.rewards.python_rewards import PythonRewards
 from grlo_lite.rewards.reward_function import RewardFunction, handed_on
 from grlo_lite.rundir import disk_space, files
 from grlo_lite.rundir.layout import RunDir
@@ -45,6 +46,7 @@ class Loaded:
 
 def loaded(recipe: Recipe, rows: PromptRows, place: Place) -> Loaded:
     """The recipe's models. Raises BadInput where one cannot be loaded or scores otherwise beside the others."""
+    PythonRewards(recipe.reward.python)  # what cannot be loaded is refused before the models are, which takes minutes
     policy, judges = models.load_policy_and_judges(recipe, place)
     stop_ids = chat_template.stop_token_ids(policy.tokenizer)
     rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
@@ -68,7 +70,8 @@ def full_disk_told(run: RunDir, parts: Loaded) -> AbstractContextManager[None]:
 
 def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, checkpoint: Path | None) -> dict[str, Any]:
     """How the training of the policy's adapter ended, in summary.json's terms."""
-    expected = planner.expected(recipe, this_machine.this_card(recipe.cpu_dtype)) if processes.count() == 1 else None
+    card = this_machine.this_card(recipe.cpu_dtype)
+    plan = planner.plan_if_known(recipe, card) if processes.count() == 1 else None
     before = files.read_lines(run.metrics)[-1]["elapsed_seconds"] if checkpoint else 0.0
     updates = recipe.algorithm.updates_per_rollout
     halvings = Halvings(run)
@@ -76,7 +79,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
 
     # What goes along with TRL's loop, in the order in which it is called
     boundary, stops = Boundary(run, updates), Stops(recipe.budget, updates, before)
-    pace = Pace(recipe.budget.steps, expected)
+    pace = Pace(recipe.budget.steps, plan)
     recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace)
     watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
     callbacks = [boundary, recorder, watch, stops]
@@ -99,7 +102,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
         "wall_seconds": stops.elapsed_seconds,
         "stopped_because": watch.because or stops.because,
         **({"out_of_memory": halvings.made} if halvings.made else {}),
-        **({"plan": against_plan(files.read_lines(run.metrics), expected)} if expected else {}),
+        **({"plan": against_plan(files.read_lines(run.metrics), plan)} if plan else {}),
     }
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from grlo_lite.errors import BadInput
 from grlo_lite.machine import processes
 from grlo_lite.planning.planner import MICRO_BATCHES
@@ -22,8 +24,6 @@ def arranged(buffered: list[dict[str, Any]], updates: int, sort: bool) -> list[d
 
 def by_length(micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same rows in micro-batches of the same sizes, longest completions first."""
-    import torch
-
     if len(micro_batches) == 1:
         return micro_batches
     lengths = torch.cat([micro["completion_mask"].sum(1) for micro in micro_batches])

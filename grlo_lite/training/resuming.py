@@ -28,19 +28,18 @@ def _at_its_commits(recipe: Recipe, run: RunDir) -> Recipe:
     """The recipe with the Hub commits that the run began with in place of its models' revisions."""
     began_with = files.read_json(run.environment)
     commits = began_with.get("reward_model_commits") or {}
-    policy = began_with.get("model_commit") or recipe.model.revision
-    heldout = recipe.reward.heldout
-    reward = recipe.reward.model_copy(
-        update={
-            "heldout": heldout.model_copy(update={"revision": commits.get(heldout.name) or heldout.revision}),
-            "revision": commits.get(recipe.reward.name) or recipe.reward.revision,
-            "models": tuple(
-                judge.model_copy(update={"revision": commits.get(judge.name) or judge.revision})
-                for judge in recipe.reward.models
-            ),
-        }
-    )
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"revision": policy}), "reward": reward})
+
+    def at_its_commit(judge: Any) -> Any:
+        return judge.model_copy(update={"revision": commits.get(judge.name) or judge.revision})
+
+    reward = at_its_commit(recipe.reward)
+    kept = {
+        "model.revision": began_with.get("model_commit") or recipe.model.revision,
+        "reward.revision": reward.revision,
+        "reward.heldout": at_its_commit(reward.heldout),
+        "reward.models": tuple(map(at_its_commit, reward.models)),
+    }
+    return recipes.changed(recipe, kept)
 
 
 def begin_or_resume(run: RunDir, facts: dict[str, Any]) -> Path | None:

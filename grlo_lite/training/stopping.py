@@ -2,6 +2,7 @@
 
 import signal
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainerCallback
@@ -10,6 +11,7 @@ from grlo_lite.machine import processes
 from grlo_lite.recipe.schema import Budget
 
 
+@dataclass(eq=False)
 class Stops(TrainerCallback):
     """Ends a run at the next rollout boundary when it is interrupted or its budget is spent; `because` says which.
 
@@ -17,13 +19,12 @@ class Stops(TrainerCallback):
     handler.
     """
 
-    def __init__(self, budget: Budget, updates_per_rollout: int, seconds_before: float):
-        self.budget = budget
-        self.updates_per_rollout = updates_per_rollout
-        self.seconds_before = seconds_before
-        self.began = time.monotonic()
-        self.because = "steps"
-        self.interrupted = False
+    budget: Budget
+    updates_per_rollout: int
+    seconds_before: float
+    began: float = field(default_factory=time.monotonic)
+    because: str = "steps"
+    interrupted: bool = False
 
     @property
     def elapsed_seconds(self) -> float:

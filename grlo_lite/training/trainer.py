@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite import prompts
+from grlo_lite.machine import device as machine_device
 from grlo_lite.models import chat_template
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
@@ -58,7 +59,7 @@ def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, cal
     if recipe.reward.truncated.mode == "mask":  # TRL would print a masked completion in full at each step
         logging.getLogger(kind.__module__).addFilter(lambda record: "returned None" not in record.getMessage())
     # TRL and PEFT would each write one with every checkpoint, which takes most of its time; the run has its own
-    made.create_model_card = made.model.create_or_update_model_card = _no_card
+    made.create_model_card = made.model.create_or_update_model_card = lambda *_, **__: None
     if recipe.lora.targets == "all-linear":  # no embeddings; to see that, PEFT would read the base's config every time
         made.model.save_pretrained = partial(made.model.save_pretrained, save_embedding_layers=False)
     if policy.backend == "transformers":  # Unsloth's trainer packs for itself
@@ -78,11 +79,9 @@ def begin_with_a_small_loss_scale(scaler: Any) -> None:
 
 def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -> dict[str, Any]:
     """What TRL's configurations for GRPO and RLOO have in common."""
-    from grlo_lite.machine.device import float_dtype
-
     rollout, algorithm, optimizer = recipe.rollout, recipe.algorithm, recipe.optimizer
     accumulation = batch_an_update(recipe) // micro
-    dtype = str(float_dtype(device, recipe.cpu_dtype)).removeprefix("torch.")
+    dtype = str(machine_device.float_dtype(device, recipe.cpu_dtype)).removeprefix("torch.")
     return {
         "output_dir": str(output_dir),
         "seed": recipe.seed,
@@ -109,16 +108,12 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -
         "use_cpu": device.type == "cpu",
         "bf16": dtype == "bfloat16",
         "fp16": dtype == "float16",
-        "gradient_checkpointing": checkpointing(optimizer.gradient_checkpointing, device),
+        "gradient_checkpointing": optimizer.checkpoints_activations(device.type),
         "save_strategy": "no",  # the recorder asks for checkpoints, at rollout boundaries
         "logging_steps": 1,
         "report_to": list(recipe.logging.report_to) or "none",
         "disable_tqdm": True,
     }
-
-
-def _no_card(*_: Any, **__: Any) -> None:
-    return None
 
 
 def engine_options(engine: str, tokenizer: Any) -> dict[str, Any]:
@@ -130,8 +125,3 @@ def engine_options(engine: str, tokenizer: Any) -> dict[str, Any]:
         return {}
     stops = {"stop_token_ids": chat_template.stop_token_ids(tokenizer)}
     return {"use_vllm": True, "vllm_mode": "colocate", "generation_kwargs": stops}
-
-
-def checkpointing(wanted: bool | str, device: Any) -> bool:
-    """Whether the update computes activations again instead of keeping them; `auto` is yes on a GPU."""
-    return device.type == "cuda" if wanted == "auto" else bool(wanted)

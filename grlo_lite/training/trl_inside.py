@@ -7,20 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# what has the name, its name, and what it is relied on for
+# what of GRPO and of RLOO has the name, its name, and what it is relied on for
 TOUCHED = (
-    ("GRPOTrainer", "_prepare_inputs", "gives the next micro-batch, made by a rollout every steps_per_generation"),
-    ("RLOOTrainer", "_prepare_inputs", "the same"),
-    ("GRPOTrainer", "_buffered_inputs", "the micro-batches of the newest rollout"),
-    ("RLOOTrainer", "_buffered_inputs", "the same"),
-    ("GRPOTrainer", "_step", "counts micro-batches"),
-    ("RLOOTrainer", "_step", "the same"),
-    ("GRPOTrainer", "_save_checkpoint", "writes checkpoint-N into output_dir"),
-    ("RLOOTrainer", "_save_checkpoint", "the same"),
-    ("GRPOConfig", "_n_gpu", "the GPUs of one process, by which Trainer multiplies the batch"),
-    ("RLOOConfig", "_n_gpu", "the same"),
-    ("GRPOConfig", "_setup_devices", "the device, worked out once"),
-    ("RLOOConfig", "_setup_devices", "the same"),
+    ("Trainer", "_prepare_inputs", "gives the next micro-batch, made by a rollout every steps_per_generation"),
+    ("Trainer", "_buffered_inputs", "the micro-batches of the newest rollout"),
+    ("Trainer", "_step", "counts micro-batches"),
+    ("Trainer", "_save_checkpoint", "writes checkpoint-N into output_dir"),
+    ("Config", "_n_gpu", "the GPUs of one process, by which Trainer multiplies the batch"),
+    ("Config", "_setup_devices", "the device, worked out once"),
 )
 
 

@@ -66,6 +66,11 @@ CASES = {
     "no such reward model": (["reward.name=./nowhere"], ["reward.name='./nowhere'", "there is no such directory"]),
     "a causal LM as reward model": ([f"reward.name={names.POLICY}"], ["has no one-logit head", "Qwen3ForCausalLM"]),
     "three labels": (["reward.name=three"], ["has no one-logit head", "with 3 labels"]),
+    "a reward function's, before any model is loaded": (
+        ["reward.name=three", "reward.python=nowhere.py:f"],
+        ["reward.python='nowhere.py:f'", "there is no file nowhere.py"],
+    ),
+    "a second recipe's": (["microcosm", "b" * 5000], [f"'{'b' * 52}…{'b' * 25}' has no '='", "second recipe"]),
     "nothing to resume": (["--resume"], ["no unfinished run"]),
     "resume what is no run": (["--resume", "--run-dir", "existing"], ["has no recipe.yaml"]),
 }

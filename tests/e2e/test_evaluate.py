@@ -274,6 +274,7 @@ def test_an_adapter_without_a_run_is_evaluated_where_it_lies(trained, tmp_path):
     [
         (("--limit", "1"), "--limit=1 is too small"),
         (("--data-dir", "nowhere"), "--data-dir=nowhere is no folder"),
+        (("--data-dir", "a" * 5000), f"--data-dir={'a' * 53}…{'a' * 26} is no folder"),
         (("--suite", "code", "--data-dir", "."), "--allow-code-execution"),
         (("--suite", "knowledge", "--data-dir", "."), "no gpqa_diamond.jsonl or gpqa.jsonl in"),
         (("--suite", "chat", "--strict", "--data-dir", "."), "suite chat can be asked: "),

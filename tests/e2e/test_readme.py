@@ -34,7 +34,7 @@ def test_every_command_of_the_readme_is_understood(words, tmp_path, monkeypatch,
     if module == "grlo_lite.doctor":
         assert doctor.main([*arguments, "--prompts", "0"]) == 0
     elif module == "grlo_lite.plan":
-        assert plan.main(arguments) in (0, plan.DOES_NOT_FIT)
+        assert plan.main(arguments) in (0, plan.DoesNotFit.exit_code)
     elif module in ("grlo_lite.evaluate", "app.py"):
         with pytest.raises(BadInput, match="is neither a run directory"):
             (app if module == "app.py" else evaluate).main(arguments)

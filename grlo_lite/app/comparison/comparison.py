@@ -5,6 +5,7 @@ Knows of no page and no network: `app` shows it, and a script may use it as it i
 
 import hashlib
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -12,8 +13,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from grlo_lite.app.comparison.streaming import Request, Rows
-from grlo_lite.app.comparison.values import Adapter, Limits, Progress, Refused, Reply, Settings, Turn
+from grlo_lite.app.comparison.values import Adapter, Progress, Refused, Reply, Settings, Turn
 from grlo_lite.app.comparison.waiting_line import Line
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.results import ARMS
@@ -24,7 +27,12 @@ from grlo_lite.generation.sampling import seeded
 from grlo_lite.generation.twin import twin
 from grlo_lite.models import chat_template
 from grlo_lite.models.chat_template import Messages
+from grlo_lite.models.reward_model import RewardError
 
+MOST_CHARACTERS = 16_000  # of a question and its system prompt
+LONGEST_LINE = 32  # requests that wait
+LONGEST_ANSWER = 4096  # tokens
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which tokenizers refuse
 CHARACTERS_A_TOKEN = 8  # a conversation with more of them for every token of the context is not even counted
 
 
@@ -41,19 +49,17 @@ class Comparison:
         policy: Any,
         adapters: list[Adapter],
         load_judge: Callable[[], Any] | None = None,
-        limits: Limits = Limits(),  # noqa: B008 (frozen)
         scored: Collection[str] | None = None,
     ):
         self.model, self.tokenizer = policy.model.eval(), policy.tokenizer
         self.adapters = {adapter.label: adapter for adapter in adapters}
-        self.most_characters = limits.most_characters
-        self.line = Line(limits.longest_line)
+        self.line = Line(LONGEST_LINE)
         self.can_score = load_judge is not None
         self._load_judge, self._judge = load_judge, None
         self._model_lock = threading.Lock()
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.context: int = limit or 1_000_000
-        self.longest_answer = min(limits.longest_answer, max(self.context // 2, 1))
+        self.longest_answer = min(LONGEST_ANSWER, max(self.context // 2, 1))
         self.scored = frozenset(self.adapters if scored is None else scored)
         self._held, self._decoding = ExitStack(), None
         self._serving: dict[threading.Thread, threading.Event] = {}
@@ -111,8 +117,6 @@ class Comparison:
         """Answers a few words, so that the first question does not wait for what libraries do once; on a CPU with as
         many threads as answer them soonest, for a small model can lose more by several threads than it gains.
         """
-        import torch
-
         on_cpu = self.model.device.type == "cpu"
         seconds: dict[int, float] = {}
         for threads in sorted({1, torch.get_num_threads()}) if on_cpu else [torch.get_num_threads()]:
@@ -129,17 +133,17 @@ class Comparison:
             raise Refused(f"there is no adapter {adapter!r}; there is {', '.join(self.adapters)}")
         settings.check()
         for text in (*texts, settings.system):
-            if not isinstance(text, str) or not _is_unicode(text):
+            if not isinstance(text, str) or HALF_A_CHARACTER.search(text):
                 raise Refused("a question or an earlier turn is no text")
         if not question.strip():
             raise Refused("the question is empty; type one")
         characters = len(question) + len(settings.system)
-        if characters > self.most_characters:
+        if characters > MOST_CHARACTERS:
             raise Refused(
                 f"the question has {characters:,} characters with its system prompt; "
-                f"at most {self.most_characters:,} are taken, so shorten it"
+                f"at most {MOST_CHARACTERS:,} are taken, so shorten it"
             )
-        if sum(map(len, texts)) > self.most_characters + CHARACTERS_A_TOKEN * self.context:
+        if sum(map(len, texts)) > MOST_CHARACTERS + CHARACTERS_A_TOKEN * self.context:
             raise Refused(f"the conversation is longer than the model's {self.context:,} tokens; clear it")
         if settings.max_tokens > self.longest_answer:
             raise Refused(f"max_tokens is {settings.max_tokens:,}; at most {self.longest_answer:,} are given")
@@ -156,10 +160,8 @@ class Comparison:
         for thread in serving:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _serve(self, ticket: object, request: "Request") -> None:
+    def _serve(self, ticket: object, request: Request) -> None:
         """Waits for the model, answers, and leaves the line, whatever becomes of the reader."""
-        import torch
-
         try:
             before = None
             while (ahead := self.line.ahead(ticket, 0.1)) and not request.stop.is_set():
@@ -186,7 +188,7 @@ class Comparison:
             self._serving.pop(threading.current_thread(), None)
             request.told.put(None)
 
-    def _generated(self, request: "Request") -> dict[str, Reply]:
+    def _generated(self, request: Request) -> dict[str, Reply]:
         settings, tokenizer = request.settings, self.tokenizer
         texts = [self._text(request, arm) for arm in request.arms]
         share = [0.0 if arm == "base" else 1.0 for arm in request.arms]
@@ -214,7 +216,7 @@ class Comparison:
             self._decoding = adapter, self._held.enter_context(twin(self.model, beside=adapter))
         return self._decoding[1]
 
-    def _text(self, request: "Request", arm: str) -> str:
+    def _text(self, request: Request, arm: str) -> str:
         """What an arm goes on from: the conversation with that arm's own answers."""
         settings = request.settings
         messages = _messages(request.turns, request.question, arm, settings.system)
@@ -222,27 +224,17 @@ class Comparison:
             return "\n\n".join(message["content"] for message in messages) + "\n"
         return chat_template.formatted(self.tokenizer, messages)
 
-    def _scored(self, request: "Request", replies: dict[str, Reply]) -> tuple[dict[str, Reply], str]:
+    def _scored(self, request: Request, replies: dict[str, Reply]) -> tuple[dict[str, Reply], str]:
         """The replies with the reward model's scores, or as they were and why there are none."""
-        import torch
-
-        from grlo_lite.models.reward_model import RewardError
-
         if request.stop.is_set():
             return replies, "no score: stopped"
         if self._load_judge is None or request.label not in self.scored:
             return replies, "no score: the reward model that is at hand is not the one of this adapter's run"
         try:
             self._judge = self._judge or self._load_judge()
-            scores = self._judge.score(
-                [
-                    [
-                        *_messages(request.turns, request.question, arm, request.settings.system),
-                        {"role": "assistant", "content": reply.text},
-                    ]
-                    for arm, reply in replies.items()
-                ]
-            )
+            asked = [_messages(request.turns, request.question, arm, request.settings.system) for arm in replies]
+            said = [reply.text for reply in replies.values()]
+            scores = self._judge.score(chat_template.with_answers(asked, said))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return replies, "no score: the reward model does not fit into the memory beside the policy"
@@ -257,12 +249,3 @@ def _messages(turns: Sequence[Turn], question: str, arm: str, system: str) -> Me
         messages.append({"role": "user", "content": turn.question})
         messages.append({"role": "assistant", "content": turn.answers[arm]})
     return [*messages, {"role": "user", "content": question}]
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether there is no half of a surrogate pair in it, which tokenizers refuse."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -18,15 +18,6 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one question may cost: characters of a conversation, requests in the line, tokens of an answer."""
-
-    most_characters: int = 16_000
-    longest_line: int = 32
-    longest_answer: int = 4096
-
-
-@dataclass(frozen=True)
 class Settings:
     """How both arms answer. Temperature 0 is greedy; `plain_base` gives the base arm the text without the template."""
 

@@ -43,7 +43,7 @@ class BlindTab:
         outputs = [*captions, *chats, status, question, ask, stop, *verdicts]
         inputs = [question, shared.adapter, *shared.settings]
         gr.on([ask.click, question.submit], self.ask, inputs, outputs, **components.STREAMED)
-        stop.click(self.stop, **components.AT_ONCE)
+        stop.click(self.desk.halt, **components.AT_ONCE)
         again.click(self.new_round, None, outputs, **components.AT_ONCE)
         for key, button in zip(VERDICTS, verdicts, strict=True):
             button.click(self._voting(key), None, outputs, **components.AT_ONCE)
@@ -68,9 +68,6 @@ class BlindTab:
             if session.blind is begun:
                 session.blind = before
             yield self._shown(session, said=note(str(refused), "refused"))
-
-    def stop(self, request: gr.Request) -> None:
-        self.desk.session(request).halt()
 
     def new_round(self, request: gr.Request) -> list[Any]:
         session = self.desk.session(request)

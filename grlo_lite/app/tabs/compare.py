@@ -42,7 +42,7 @@ class CompareTab:
         outputs = [*captions, *chats, status, question, ask, stop, again]
         gr.on([ask.click, question.submit], self.ask, [question, adapter, *settings], outputs, **components.STREAMED)
         again.click(self.regenerate, [adapter, *settings], outputs, **components.STREAMED)
-        stop.click(self.stop, **components.AT_ONCE)
+        stop.click(self.desk.halt, **components.AT_ONCE)
         clear.click(self.clear, None, outputs, **components.AT_ONCE)
 
     def ask(self, request: gr.Request, question: str, adapter: str, *settings: Any) -> Iterator[list[Any]]:
@@ -56,9 +56,6 @@ class CompareTab:
             *earlier, last = session.turns
             asked = Asked(last.question, adapter, settings, seed=(session.seed + 1) % 2**32)
             yield from self._answered(session, earlier, asked, request)
-
-    def stop(self, request: gr.Request) -> None:
-        self.desk.session(request).halt()
 
     def clear(self, request: gr.Request) -> list[Any]:
         session = self.desk.session(request)

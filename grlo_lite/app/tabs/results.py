@@ -5,6 +5,8 @@ from grlo_lite.app.components import Shared
 from grlo_lite.app.votes import Votes, tallies
 from grlo_lite.reporting.html import html_table, note
 
+WINNERS = {"tuned": "tuned better", "base": "base better", "tie": "tie", "both bad": "both bad"}  # as the table says
+
 
 def results_tab(shared: Shared) -> None:
     """Builds the tab, which counts the votes whenever it is opened."""
@@ -23,18 +25,8 @@ def results_of(votes: Votes) -> str:
         rate = tally.win_rate
         shown = f"{rate.rate:.3f} [{rate.ci_low:.3f}, {rate.ci_high:.3f}]" if rate else "–"
         asked = "plain text" if tally.plain_base else "its template"
-        counts = [str(tally.winners[winner]) for winner in ("tuned", "base", "tie", "both bad")]
+        counts = [str(tally.winners[winner]) for winner in WINNERS]
         rows.append([tally.adapter, tally.sha256[:12], asked, str(tally.winners.total()), *counts, shown])
-    head = [
-        "adapter",
-        "weights",
-        "base asked in",
-        "votes",
-        "tuned better",
-        "base better",
-        "tie",
-        "both bad",
-        "tuned wins, 95 % interval",
-    ]
+    head = ["adapter", "weights", "base asked in", "votes", *WINNERS.values(), "tuned wins, 95 % interval"]
     explained = note("A tie and “both are bad” count as half a win; the interval is Student's t over the votes.")
     return f'{said}{html_table(head, rows)}{explained}<p><a href="votes.jsonl" download>All votes as JSONL</a></p>'

@@ -61,7 +61,7 @@ def judged(question: Question, text: str) -> Verdict:
 
 GPQA = Task(
     "gpqa_diamond", "knowledge", 1, 3072, gpqa, judged, ("gpqa_diamond.jsonl", "gpqa.jsonl"),
-    ("Idavidrein/gpqa", "gpqa_diamond", "train"), stops=("\n\nQuestion:",),
+    ("Idavidrein/gpqa", "gpqa_diamond", "train"), stops=("\n\nQuestion:",), size=198,
 )  # fmt: skip
 
 

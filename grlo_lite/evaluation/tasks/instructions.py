@@ -1,5 +1,6 @@
 """IFEval: instructions whose following a program can check; the checks are lm-eval's own, which are the reference."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from grlo_lite.evaluation.tasks.task import Question, Task, Verdict
@@ -21,13 +22,11 @@ def ifeval(rows: list[dict[str, Any]]) -> list[Question]:
 
 def unavailable() -> str:
     """Why IFEval cannot be scored here, with the mend; empty where it can. lm-eval would say so only at scoring."""
-    try:
-        import immutabledict  # noqa: F401
-        import langdetect  # noqa: F401
-        import lm_eval  # noqa: F401
-        import nltk
-    except ImportError as error:
-        return f"its checks are lm-eval's, and {error.name} is not installed; pip install 'grlo-lite[eval]'"
+    missing = [name for name in ("immutabledict", "langdetect", "lm_eval", "nltk") if find_spec(name) is None]
+    if missing:
+        return f"its checks are lm-eval's, and {missing[0]} is not installed; pip install 'grlo-lite[eval]'"
+    import nltk
+
     try:
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError:

@@ -86,18 +86,18 @@ MATH500 = Task(
 )  # fmt: skip
 
 
-def _competition(name: str, hub: tuple[str, str | None, str] | None) -> Task:
+def _competition(name: str, size: int, hub: tuple[str, str | None, str] | None) -> Task:
     """Few questions, so 8 samples each at the temperature that the reference figures were sampled at (avg@K)."""
     return Task(
         name, "mathematics", 1, 4096, competition, judged_number, (f"{name}.jsonl",), hub,
-        samples=8, temperature=0.6, top_p=0.95, stops=PLAIN_STOPS, hindrance=unavailable,
+        samples=8, temperature=0.6, top_p=0.95, stops=PLAIN_STOPS, size=size, hindrance=unavailable,
     )  # fmt: skip
 
 
-AIME24 = _competition("aime24", ("Maxwell-Jia/AIME_2024", None, "train"))
+AIME24 = _competition("aime24", 30, ("Maxwell-Jia/AIME_2024", None, "train"))
 
 
-AIME25 = _competition("aime25", ("math-ai/aime25", None, "test"))
+AIME25 = _competition("aime25", 30, ("math-ai/aime25", None, "test"))
 
 
-AMC23 = _competition("amc23", None)
+AMC23 = _competition("amc23", 40, None)

@@ -23,7 +23,7 @@ def questions_of(task: Task, data_dir: Path | None, limit: int | None) -> list[Q
     With a data directory nothing else is asked, so that no network is needed. Raises Missing where there is no such
     file or data set, and BadInput where a row is not as expected.
     """
-    where, rows = ("the microcosm", []) if not task.files else _rows(task, data_dir)
+    where, rows = ("the microcosm", []) if task.built_in else _rows(task, data_dir)
     try:
         found = task.questions(rows)
     except (KeyError, IndexError, ValueError, TypeError) as error:

@@ -10,12 +10,12 @@ from grlo_lite import doctor
 from grlo_lite.checks import four_bits, machine
 from grlo_lite.checks import reward_model as checks_of
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS
-from grlo_lite.checks.clear_pairs import PAIRS
 from grlo_lite.models import reward_model
 from grlo_lite.models.names import REWARD
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Judge
 
+PAIRS = checks_of.clear_pairs("Skywork/Skywork-Reward-V2-Qwen3-4B")
 CPU = torch.device("cpu")
 LLAMA_TEMPLATE = (
     "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>{{ m['content'] }}<|eot_id|>{% endfor %}"

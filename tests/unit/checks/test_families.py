@@ -21,13 +21,13 @@ from transformers import (
 
 from grlo_lite.checks import reward_model as checks_of
 from grlo_lite.checks.check import FAIL, NOT_APPLICABLE, PASS
-from grlo_lite.checks.clear_pairs import PAIRS
 from grlo_lite.checks.endings import endings_check
 from grlo_lite.models import loading, reward_model
 from grlo_lite.models.backends import Place
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Judge
 
+PAIRS = checks_of.clear_pairs("Skywork/Skywork-Reward-V2-Qwen3-4B")
 CPU = torch.device("cpu")
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 SYSTEM = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
@@ -118,7 +118,7 @@ def scorer(folder):
 
 
 def test_a_healthy_pair_raises_no_alarm(scorer, folder):
-    checks = checks_of.reward_checks(scorer, list(PAIRS))
+    checks = checks_of.reward_checks(scorer, PAIRS)
     assert [check for check in checks if check.status == FAIL] == []
     assert {check.name: check.status for check in checks}["one BOS"] == (
         NOT_APPLICABLE if folder.name.startswith("qwen") else PASS
@@ -128,12 +128,12 @@ def test_a_healthy_pair_raises_no_alarm(scorer, folder):
 def test_a_bos_too_many_and_a_missing_one_are_found(scorer):
     bos, plain = scorer.tokenizer.bos_token_id, scorer.token_ids
     if bos is None:
-        assert checks_of.bos_check(scorer, list(PAIRS)).status == NOT_APPLICABLE
+        assert checks_of.bos_check(scorer, PAIRS).status == NOT_APPLICABLE
         return
     scorer.token_ids = lambda conversation: [bos, *plain(conversation)]
-    assert checks_of.bos_check(scorer, list(PAIRS)).status == FAIL
+    assert checks_of.bos_check(scorer, PAIRS).status == FAIL
     scorer.token_ids = lambda conversation: plain(conversation)[1:]
-    assert checks_of.bos_check(scorer, list(PAIRS)).status == FAIL
+    assert checks_of.bos_check(scorer, PAIRS).status == FAIL
 
 
 def test_a_pad_that_is_read_as_the_last_token_is_found(scorer):
@@ -145,14 +145,14 @@ def test_a_pad_that_is_read_as_the_last_token_is_found(scorer):
         return scorer.model.score(hidden[:, -1].float())[:, 0].tolist()
 
     scorer._scores_of = at_the_last_position
-    assert checks_of.pooling_check(scorer, list(PAIRS)).status == FAIL
+    assert checks_of.pooling_check(scorer, PAIRS).status == FAIL
 
 
 def test_a_head_in_16_bits_and_a_taste_upside_down_are_found(scorer):
     score = scorer.score
     scorer.score = lambda conversations: [-value for value in score(conversations)]
-    assert checks_of.order_check(scorer, list(PAIRS)).found == "0 of 40"
-    assert "it prefers bad answers" in checks_of.order_check(scorer, list(PAIRS)).mend
+    assert checks_of.order_check(scorer, PAIRS).found == "0 of 40"
+    assert "it prefers bad answers" in checks_of.order_check(scorer, PAIRS).mend
     scorer.model.score.bfloat16()
     assert checks_of.head_check(scorer).status == FAIL
 
@@ -210,7 +210,7 @@ def test_only_a_judge_that_prefers_bad_answers_is_said_to(right, status, words):
         def score(self, asked):
             return [float(i % 2 == (i // 2 >= right)) for i in range(len(asked))]
 
-    check = checks_of.order_check(Judge(), list(PAIRS))
+    check = checks_of.order_check(Judge(), PAIRS)
     assert (check.status, check.found) == (status, f"{right} of 40")
     assert words in check.mend
     assert bool(check.mend) == bool(words)

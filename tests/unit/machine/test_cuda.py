@@ -145,7 +145,7 @@ def test_both_are_set_before_torch_is_imported():
         "class Watch:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'torch':\n"
-        f"            print([os.environ.get(n) for n in {NAMES}]); os._exit(0)\n"
+        f"            print([os.environ.get(n) for n in {NAMES}], flush=True); os._exit(0)\n"
         "sys.meta_path.insert(0, Watch())\n"
         "from grlo_lite import train\n"
         "train.main(['microcosm'])\n"

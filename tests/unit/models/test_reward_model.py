@@ -16,7 +16,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from grlo_lite.errors import BadInput
 from grlo_lite.models import loading as models
-from grlo_lite.models import names, reward_model
+from grlo_lite.models import names, reward_model, scoring_budget
 from grlo_lite.models.backends import Place
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe.schema import Judge
@@ -144,7 +144,7 @@ def test_a_score_that_is_not_finite_stops_and_names_the_prompt(tokenizer):
 
 def test_batches_stay_under_the_budget_of_padded_tokens():
     rows = [[0] * n for n in (1, 2, 3, 3, 9, 30)]
-    batches = reward_model.batches_under_budget(rows, 10)
+    batches = scoring_budget.batches_under_budget(rows, len, 10)
     assert [[len(r) for r in b] for b in batches] == [[1, 2, 3], [3], [9], [30]]
 
 

@@ -1,12 +1,18 @@
 """A run's time against its plan, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from grlo_lite.monitoring.pace import Pace, against_plan
-from grlo_lite.planning.planner import Expected
+from grlo_lite.planning import cards, planner
+from grlo_lite.recipe import loading as recipes
 from grlo_lite.wording import duration
 
-PLAN = Expected({"rollout": 6.0, "reward": 1.0, "update": 3.0}, closing=60.0, usd_per_hour=2.0)
+PLAN = replace(
+    planner.plan(recipes.load("microcosm", []), cards.laptop_card()),
+    seconds={"rollout": 6.0, "reward": 1.0, "update": 3.0}, closing=60.0, steps=100, usd_per_hour=2.0, peak_bytes=0,
+)  # fmt: skip
 
 
 def line(step, elapsed, rollout=6.0):

@@ -7,6 +7,7 @@ import torch
 
 from grlo_lite import plan
 from grlo_lite.errors import BadInput
+from grlo_lite.machine import versions
 from grlo_lite.planning import cards, probe, probes, this_machine, timing
 from grlo_lite.recipe import loading as recipes
 
@@ -24,7 +25,7 @@ def row(**changes):
     facts = {
         "device": this_machine.cpu_name(),
         "vram": card.vram,
-        "torch": probes.torch_version(),
+        "torch": versions.installed("torch"),
         "date": "2026-11-23",
     }
     return facts | {"rates": rates} | changes

@@ -81,3 +81,17 @@ def test_the_microcosms_prompts_were_counted():
     tokenizer = load_tokenizer(names.policy_path(values), "main")
     lengths = [len(tokenizer(formatted(tokenizer, row), add_special_tokens=False)["input_ids"]) for row in rows]
     assert (round(sum(lengths) / len(lengths)), max(lengths)) == timing.PROMPTS["microcosm"]
+
+
+def test_the_measurement_at_the_end_is_of_any_suite_that_a_recipe_names():
+    math = wanted("evaluation.suite=math", "evaluation.heldout_prompts=0", "evaluation.limit=100")
+    models = memory.Models(SHAPE, ((SHAPE, "none"),))
+    sizes = memory.Sizes(math.rollout.batch, 1, 1, "folded")
+
+    def both_arms(questions, tokens):
+        long = wanted(f"rollout.max_tokens={tokens}")
+        return 2 * timing.rollout_seconds(long, SHAPE, GPU, sizes, questions)
+
+    # MATH-500, GSM8K, and eight answers to each of the 30, 30 and 40 questions of AIME 24, AIME 25 and AMC 23
+    expected = both_arms(100, 3072) + both_arms(100, 1024) + 2 * both_arms(240, 4096) + both_arms(320, 4096)
+    assert timing.measurement_seconds(math, models, GPU, "folded") == pytest.approx(expected)

@@ -18,8 +18,10 @@ def source_of(name):
     )
 
 
-@pytest.mark.parametrize(("owner", "name", "why"), trl_inside.TOUCHED)
-def test_the_installed_trl_has_it(owner, name, why):
+@pytest.mark.parametrize("algorithm", ["GRPO", "RLOO"])
+@pytest.mark.parametrize(("kind", "name", "why"), trl_inside.TOUCHED)
+def test_the_installed_trl_has_it(algorithm, kind, name, why):
+    owner = f"{algorithm}{kind}"
     assert hasattr(getattr(trl, owner), name) or f"self.{name}" in source_of(owner), (trl.__version__, why)
 
 
