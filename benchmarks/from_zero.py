@@ -1,5 +1,5 @@
 """Learning from a base that hardly ever ends an answer, with unfinished answers in order and with all of them alike:
-`python benchmarks/from_zero.py [--at-once 2] [section.key=value …]`. Prints the table of docs/unfinished-answers.md.
+`python benchmarks/from_zero.py [--at-once 2] [section.key=value …]`. Prints a table.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> int:
     print(f"the base ends {base:.4f} of {ASKED} answers within the limit", flush=True)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.at_once) as pool:
         wanted = [(mode, seed) for seed in SEEDS for mode in MODES]
-        rows = list(pool.map(lambda run: measured(Path(folder), *run, arguments.override), wanted))
+        rows = list(pool.map(lambda run: measured(Path(folder), run[0], run[1], arguments.override), wanted))
     if arguments.out:
         arguments.out.write_text(json.dumps({"base_ends": base, "runs": rows}, indent=1) + "\n", encoding="utf-8")
     print(table(rows))

@@ -1,4 +1,4 @@
-"""From a base that never ends an answer: in order, unfinished answers teach it to; all alike, they teach nothing."""
+"""From a base that hardly ever ends an answer: the order among unfinished answers teaches it to."""
 
 import json
 
@@ -7,23 +7,11 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def ended(train, run, mode):
-    """The share of answers that end over the last five steps, and the average accuracy's difference."""
-    train("microcosm-from-zero", f"reward.truncated.mode={mode}", "--run-dir", run)
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def test_a_base_that_hardly_ever_ends_learns_to(train, tmp_path):
+    train("microcosm-from-zero", "--run-dir", tmp_path / "r")
+    metrics = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 80
     assert sum(line["truncated_fraction"] for line in metrics[:5]) / 5 >= 0.98
-    shares = [1 - line["truncated_fraction"] for line in metrics[-5:]]
-    return sum(shares) / 5, json.loads((run / "evaluation.json").read_text())["average"]
-
-
-def test_in_order_they_teach_it_to_end(train, tmp_path):
-    share, average = ended(train, tmp_path / "r", "ordered")
-    assert share >= 0.6
+    assert sum(1 - line["truncated_fraction"] for line in metrics[-5:]) / 5 >= 0.6
+    average = json.loads((tmp_path / "r" / "evaluation.json").read_text())["average"]
     assert average["difference"] >= 0.2
-
-
-def test_all_alike_they_teach_nothing(train, tmp_path):
-    share, average = ended(train, tmp_path / "r", "penalty")
-    assert share <= 0.02
-    assert average["ci_low"] <= 0 <= average["ci_high"]

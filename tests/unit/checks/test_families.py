@@ -151,8 +151,8 @@ def test_a_pad_that_is_read_as_the_last_token_is_found(scorer):
 def test_a_head_in_16_bits_and_a_taste_upside_down_are_found(scorer):
     score = scorer.score
     scorer.score = lambda conversations: [-value for value in score(conversations)]
-    assert checks_of.order_check(scorer, list(PAIRS)).found == "0 of 40"
-    assert "it prefers bad answers" in checks_of.order_check(scorer, list(PAIRS)).mend
+    assert checks_of.order_check(scorer, PAIRS).found == "0 of 40"
+    assert "it prefers bad answers" in checks_of.order_check(scorer, PAIRS).mend
     scorer.model.score.bfloat16()
     assert checks_of.head_check(scorer).status == FAIL
 

@@ -59,3 +59,22 @@ def test_the_tokenizer_is_made_again_byte_for_byte(tmp_path):
     base_model.make_tokenizer().save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / name).read_bytes() == (names.POLICY / name).read_bytes()
+
+
+def test_build_makes_nothing_where_it_is_asked_for_help_or_mistyped(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(build, "make_tokenizer", lambda: pytest.fail("it builds"))
+    monkeypatch.setattr(build, "demo", lambda: pytest.fail("it trains"))
+    for words, code in ((["--help"], 0), (["--dmo"], 2), (["--demo", str(tmp_path)], 2), ([str(tmp_path), "x"], 2)):
+        with pytest.raises(SystemExit) as ended:
+            build.main(words)
+        assert ended.value.code == code
+    assert "--demo" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_build_demo_makes_the_finished_run_alone(monkeypatch):
+    made = []
+    monkeypatch.setattr(build, "make_tokenizer", lambda: pytest.fail("it builds"))
+    monkeypatch.setattr(build, "demo", lambda: made.append("demo"))
+    build.main(["--demo"])
+    assert made == ["demo"]
