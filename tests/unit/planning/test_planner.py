@@ -23,7 +23,7 @@ from grlo_lite.recipe.schema import Judge, Lora, Model
 from grlo_lite.rundir import layout
 from grlo_lite.training import fitting, resuming
 
-GPU_RECIPES = [name for name in recipes.shipped() if name != "microcosm"]
+GPU_RECIPES = [name for name in recipes.shipped() if not name.startswith("microcosm")]
 SHAPE_4B = model_shapes.shape_of("model.name", "Qwen/Qwen3-4B-Base")
 PARAMETERS = {
     "Qwen/Qwen3-0.6B": 596_049_920,
