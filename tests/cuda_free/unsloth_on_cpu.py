@@ -80,7 +80,7 @@ def twins_of(model: Any) -> dict[str, Any]:
     for name, kind in (("lean", lean), ("stock", Stock)):
         made = kind(base, True)
         answers = Answers(asked, Sampling(20))
-        decode(Twin(made, base.config, CPU, base.config.num_hidden_layers), asked, answers, 3)
+        decode(Twin(made, base.config.num_hidden_layers), asked, answers, 3)
         found[name] = twin_check.mean_difference(model, asked, answers)
         if isinstance(made, Stock):
             found["rotary"] = type(made.model.model.rotary_emb).__module__.split(".")[0]

@@ -34,6 +34,12 @@ def steps(path):
     return [line["step"] for line in files.read_lines(path / "metrics.jsonl")]
 
 
+def written_steps(path):
+    """How many of a run that is going on, whose last line may be half written."""
+    metrics = path / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
+
+
 def in_process(*words):
     """The command in this process, which spares it the seconds of importing; its exit code."""
     return run_command(lambda: train.main([str(word) for word in words]))
@@ -63,17 +69,17 @@ def test_kills_at_random_moments_change_nothing(whole, tmp_path, algorithm):
     words = [*WORDS, "budget.steps=6", f"algorithm.name={algorithm}"]
     path, moments = tmp_path / "r", random.Random(algorithm)
     command = [sys.executable, "-m", "grlo_lite.train", "--run-dir", str(path)]
-    kills = 0
-    for seconds in (moments.uniform(8, 12), moments.uniform(3, 14)):
+    for step in (
+        moments.randint(0, 2),
+        moments.randint(3, 4),
+    ):  # a fixed number of seconds would miss a fast machine's run
         more = ["--resume"] if path.exists() else words
         process = subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills
+        while process.poll() is None and written_steps(path) < step:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 0.3 if step else 8))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
     if not RunDir(path).finished:
         assert in_process(*(["--run-dir", path, "--resume"] if path.exists() else ["--run-dir", path, *words])) == 0
     assert steps(path) == [1, 2, 3, 4, 5, 6]
