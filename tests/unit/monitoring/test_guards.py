@@ -63,7 +63,7 @@ def test_each_guard_speaks_once_in_plain_words_and_saves_samples(watched, capsys
 
 def test_a_part_of_the_reward_is_watched_by_itself_and_only_warns(watched):
     stop = {"reward_length_correlation": Guard(limit=0.8, action="stop")}
-    watch, run, control = watched(lines("reward_length_correlation/mine.py:f", [0.95] * 6), **stop)
+    _, run, control = watched(lines("reward_length_correlation/mine.py:f", [0.95] * 6), **stop)
     [row] = files.read_lines(run.guards)
     assert (row["guard"], row["action"]) == ("reward_length_correlation/mine.py:f", "warn")
     assert "reward_length_correlation/mine.py:f has been 0.95" in row["message"]
