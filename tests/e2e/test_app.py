@@ -536,6 +536,7 @@ VOTER = """
 """
 
 
+@pytest.mark.slow
 def test_no_vote_that_was_confirmed_is_lost_to_a_kill(tmp_path):
     file, confirmed, chance, kills = tmp_path / "votes.jsonl", [], random.Random(0), 0
     while len(confirmed) < 200:

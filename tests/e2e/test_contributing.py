@@ -65,6 +65,7 @@ def trained(copy, *words):
     return [json.loads(line) for line in (copy / "r" / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_change_stands_there():
     assert list(SECTIONS) == [
         "A Python function as a reward",
@@ -80,16 +81,19 @@ def test_every_change_stands_there():
     ]
 
 
+@pytest.mark.slow
 def test_a_python_function_as_a_reward(copy):
     lines = trained(changed(copy, "A Python function as a reward"), "reward.python=brevity.py:brevity")
     assert all(line["score_mean/brevity.py:brevity"] < 0 for line in lines)
 
 
+@pytest.mark.slow
 def test_a_recipe(copy):
     assert "recipe microcosm-brief\n" in run(changed(copy, "A recipe"), "-m", "grlo_lite.plan", "microcosm-brief")
     assert trained(copy, "microcosm-brief")[-1]["step"] == 2
 
 
+@pytest.mark.slow
 def test_an_evaluation_task(copy):
     changed(copy, "An evaluation task")
     rows = [{"country": "Peru", "capital": "Lima"}, {"country": "Chad", "capital": "N'Djamena"}]
@@ -102,11 +106,13 @@ def test_an_evaluation_task(copy):
     assert (task["task"], task["n"]) == ("capitals", 2)
 
 
+@pytest.mark.slow
 def test_a_card_in_the_planner(copy):
     printed = run(changed(copy, "A card in the planner"), "-m", "grlo_lite.plan", "qwen3-4b-24gb", "--gpu", "rtx5090")
     assert "rtx5090, 31.36 GiB: fits" in printed
 
 
+@pytest.mark.slow
 def test_a_plot_on_the_run_page(copy):
     changed(copy, "A plot on the run page")
     program = (
@@ -116,11 +122,13 @@ def test_a_plot_on_the_run_page(copy):
     assert "norm before clipping" in run(copy, "-c", program)
 
 
+@pytest.mark.slow
 def test_an_algorithm(copy):
     lines = trained(changed(copy, "An algorithm"), "algorithm.name=batch_grpo")
     assert all(line["grad_norm"] > 0 for line in lines)
 
 
+@pytest.mark.slow
 def test_a_guard(copy):
     changed(copy, "A guard")
     trained(copy, "guards.completion_tokens_mean.limit=1", "guards.window=1")
@@ -128,6 +136,7 @@ def test_a_guard(copy):
     assert "answers have become very long" in {row["guard"]: row for row in spoken}["completion_tokens_mean"]["message"]
 
 
+@pytest.mark.slow
 def test_a_prompt_source(copy):
     words = ("microcosm", "prompts.source=rhymes", "prompts.near_duplicates=null", "prompts.limit=6")
     trained(changed(copy, "A prompt source"), *words)
@@ -135,11 +144,13 @@ def test_a_prompt_source(copy):
     assert all("two lines that rhyme" in prompt for prompt in asked)
 
 
+@pytest.mark.slow
 def test_a_rollout_engine(copy):
     lines = trained(changed(copy, "A rollout engine"), "rollout.engine=group_by_group")
     assert [line["rollouts"] for line in lines] == [32, 64]
 
 
+@pytest.mark.slow
 def test_a_tab_in_the_app(copy):
     changed(copy, "A tab in the app")
     program = (

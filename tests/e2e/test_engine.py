@@ -9,6 +9,7 @@ import pytest
 from grlo_lite.rundir import files
 
 
+@pytest.mark.slow
 def test_the_engine_without_a_copy_learns(train, tmp_path):
     path = tmp_path / "r"
     words = ("budget.steps=32", "evaluation.limit=60", "evaluation.heldout_prompts=0")
@@ -16,6 +17,7 @@ def test_the_engine_without_a_copy_learns(train, tmp_path):
     assert json.loads((path / "evaluation.json").read_text())["average"]["difference"] >= 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("unsloth") is None, reason="Unsloth is not installed")
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_the_policy_that_unsloth_trains_and_the_twin_decodes_learns(train, tmp_path, algorithm):
@@ -25,6 +27,7 @@ def test_the_policy_that_unsloth_trains_and_the_twin_decodes_learns(train, tmp_p
     assert json.loads((tmp_path / "r" / "environment.json").read_text())["backend"] == "unsloth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -26,6 +26,7 @@ def full_shape():
     return module
 
 
+@pytest.mark.slow
 def test_both_sides_do_the_work_and_the_phases_add_up(tmp_path):
     words = ["--shape", "microcosm", "--steps", "2", "--engine", "folded", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False)
@@ -41,6 +42,7 @@ def test_both_sides_do_the_work_and_the_phases_add_up(tmp_path):
     assert str(SCRIPT.parent.parent) not in json.dumps(result["sides"])
 
 
+@pytest.mark.slow
 def test_the_longest_texts_are_as_long_as_the_recipe_allows(tmp_path):
     words = ["--shape", "microcosm", "--longest", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False)

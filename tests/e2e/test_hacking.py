@@ -110,6 +110,7 @@ def test_the_microcosm_ships_a_heldout_judge_that_is_another_model():
     assert heldout.read_bytes() != trained.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_with_a_heldout_judge_and_two_trained_ones(train, tmp_path):
     path = tmp_path / "r"
     train(

@@ -36,6 +36,7 @@ def test_the_cells_are_the_readmes_commands():
     assert NOTEBOOK["nbformat"] == 4
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_run_in_turn(tmp_path):
     short = ("budget.steps=2", "evaluation.limit=10", "evaluation.heldout_prompts=4")
     run(TRAIN, tmp_path, *short)

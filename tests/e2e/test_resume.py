@@ -58,6 +58,7 @@ def test_a_killed_run_resumes_bit_for_bit(train, uninterrupted, tmp_path):
     assert (path / "samples.jsonl").read_text() == (uninterrupted / "samples.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_saves_exits_130_and_says_how_to_go_on(train, uninterrupted, tmp_path):
     path = tmp_path / "r"
     process = started(path, *WORDS)
@@ -74,6 +75,7 @@ def test_an_interrupted_run_saves_exits_130_and_says_how_to_go_on(train, uninter
     assert json.loads((path / "summary.json").read_text())["recipe"] == "microcosm"
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_measures_goes_on_from_its_last_step(train, tmp_path):
     path = tmp_path / "r"
     process = started(path, *WORDS[:2], "evaluation.limit=40", "evaluation.heldout_prompts=20")

@@ -64,6 +64,7 @@ def unfinished(whole, tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_kills_at_random_moments_change_nothing(whole, tmp_path, algorithm):
     words = [*WORDS, "budget.steps=6", f"algorithm.name={algorithm}"]
@@ -307,6 +308,7 @@ def test_a_read_only_disk_is_refused_in_a_line(unfinished, tmp_path, capsys):
             assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_run_and_resume_it(tmp_path):
     path = tmp_path / "r"
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}

@@ -109,6 +109,7 @@ def test_shuffled_rewards_teach_nothing(train, trained, tmp_path):
     assert real["difference"] > 5 * abs(shuffled["difference"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["transformers", unsloth])
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_both_algorithms_learn_on_both_backends(train, trained, tmp_path, backend, algorithm):
@@ -122,6 +123,7 @@ def test_both_algorithms_learn_on_both_backends(train, trained, tmp_path, backen
     return learnt(path)
 
 
+@pytest.mark.slow
 def test_the_same_seed_repeats_and_another_differs(train, tmp_path):
     hashes = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -146,6 +148,7 @@ def test_micro_batches_and_several_updates_a_rollout(train, tmp_path):
     assert [p.name for p in RunDir(path).checkpoint_folders()][-2:] == ["step-3", "step-4"]
 
 
+@pytest.mark.slow
 def test_the_released_prompts_train_as_they_stand(train, shared_data, tmp_path):
     path = tmp_path / "r"
     source = f"prompts.source={shared_data / 'grlo_prompts_1000.jsonl'}"
