@@ -160,6 +160,8 @@ class Recorder(TrainerCallback):
             "step": step,
             **metrics.batch_metrics(batch),
             **{key: metrics.logged_mean(self.logs, key) for key in ("entropy", "kl", "loss", "grad_norm")},
+            "clip_fraction": metrics.logged_mean(self.logs, "clip_ratio/region_mean"),
+            **{key: metrics.logged_mean(self.logs, key) for key in metrics.OF_A_CRITIC},
             "learning_rate": self.logs[-1]["learning_rate"],
             "generated_tokens_step": tokens,
             "generated_tokens": self.generated_tokens,
