@@ -100,8 +100,8 @@ def measured(algorithm: str, updates: int, seed: int, overrides: list[str]) -> d
 def table(found: list[dict[str, Any]]) -> str:
     """Markdown: a row for each algorithm and count of updates, the mean over the seeds with its 95 % t interval."""
     lines = [
-        "| algorithm | updates | seeds | average accuracy [95 %] | least | gain | reward, trained judge | held-out judge "
-        "| entropy | clipped | explained variance | CPU seconds |"
+        "| algorithm | updates | seeds | average accuracy [95 %] | least | gain | trained judge "
+        "| held-out judge | entropy | clipped | explained variance | CPU seconds |"
     ]
     lines.append("| --- " * 12 + "|")
     kinds = sorted({(r["algorithm"], r["words"], r["updates"]) for r in found})

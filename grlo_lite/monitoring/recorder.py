@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from grlo_lite.machine import processes
+from grlo_lite.models.critic import Critic
 from grlo_lite.models.policy import trainable_in_fp32
 from grlo_lite.monitoring import metrics
 from grlo_lite.monitoring.halvings import Halvings
@@ -36,6 +37,7 @@ class Recorder(TrainerCallback):
     heldout: Callable[[int], dict[str, float]]
     halvings: Halvings
     pace: Pace
+    critic: Critic | None = None  # PPO's, a part of every checkpoint
     scored: ScoredBatch | None = None  # this process's part of the newest batch
     batch: ScoredBatch | None = None  # the newest one, of all processes
     bar: tqdm | None = None
@@ -59,7 +61,8 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **_):
         trainable_in_fp32(model)  # a checkpoint that was loaded may have brought another dtype
         done, steps = (count // self.updates for count in (state.global_step, state.max_steps))
-        self.checkpoint_bytes = self.checkpoint_bytes or checkpoint_bytes(model)
+        critics = self.critic.checkpoint_bytes if self.critic else 0
+        self.checkpoint_bytes = self.checkpoint_bytes or checkpoint_bytes(model) + critics
         self.logs = []
         self.close_bar()
         self.bar = tqdm(
@@ -135,6 +138,8 @@ class Recorder(TrainerCallback):
         """Makes what the trainer wrote the checkpoint of `step`; to be called in every process."""
         processes.wait()
         if self.writes:
+            if self.critic:
+                self.critic.save(written)
             self.checkpoint_bytes = sum(file.stat().st_size for file in written.rglob("*"))
             score = self.last_line.get(self.best_by)
             self.run.adopt_checkpoint(written, step, self.budget.checkpoints_kept, score, processes.count())

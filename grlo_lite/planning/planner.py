@@ -119,7 +119,7 @@ def _rollout_sizes(recipe: Recipe, models: Models, card: Card) -> tuple[int, str
 
 def planned_engine(recipe: Recipe, card: Card) -> str:
     """What a run would take; what the recipe names itself need not be installed where it is planned."""
-    backend = backends.chosen_backend("auto", card) if recipe.backend == "auto" else recipe.backend
+    backend = backends.backend_of(recipe, card) if recipe.backend == "auto" else recipe.backend
     wanted = recipe.rollout.engine
     if wanted == "fast_inference" and backend == "unsloth" and card.cuda:
         return wanted
