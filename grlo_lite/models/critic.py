@@ -29,8 +29,8 @@ class Critic:
         if self.kind == "adapter":
             _add_adapter(model, recipe)
         width = model.config.get_text_config().hidden_size
-        self.head = torch.nn.Linear(width, 1, device=model.device, dtype=torch.float32)
-        torch.nn.init.zeros_(self.head.weight)
+        self.head = torch.nn.utils.skip_init(torch.nn.Linear, width, 1, device=model.device, dtype=torch.float32)
+        torch.nn.init.zeros_(self.head.weight)  # drawing no random number
         torch.nn.init.zeros_(self.head.bias)
         self.rollouts = 0  # that it has learnt from
         self.optimizer = _optimizer(recipe.optimizer.name)(
