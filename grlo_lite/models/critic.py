@@ -124,16 +124,10 @@ def critic_of(recipe: Recipe, model: Any) -> Critic | None:
     return Critic(model, recipe) if recipe.algorithm.name == "ppo" else None
 
 
-def critic_rank(recipe: Recipe) -> int:
-    """The rank of the critic's adapter."""
-    rank = recipe.algorithm.critic.rank
-    return recipe.lora.rank if rank == "auto" else rank
-
-
 def _add_adapter(model: Any, recipe: Recipe) -> None:
     """A fresh adapter on the policy's layers, not in effect, that leaves the random numbers of the run as they were."""
     policys = model.peft_config["default"]
-    rank = critic_rank(recipe)
+    rank = recipe.critic_rank
     config = replace(
         policys, r=rank, lora_alpha=recipe.lora.alpha * rank / recipe.lora.rank, trainable_token_indices=None
     )

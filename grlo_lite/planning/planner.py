@@ -133,7 +133,10 @@ def _most(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _fits(recipe: Recipe, models: Models, card: Card, phase: str, sizes: Sizes) -> bool:
-    return sum(memory.vram(recipe, models, card, sizes)[phase].values()) <= card.usable
+    """Whether a phase fits; the critic's passes belong to the update."""
+    vram = memory.vram(recipe, models, card, sizes)
+    phases = ("critic", "update") if phase == "update" and "critic" in vram else (phase,)
+    return all(sum(vram[each].values()) <= card.usable for each in phases)
 
 
 def _longest(recipe: Recipe, models: Models, card: Card, engine: str) -> int:

@@ -597,6 +597,12 @@ class Recipe(Section):
         return 10 * self.optimizer.learning_rate if wanted == "auto" else wanted
 
     @property
+    def critic_rank(self) -> int:
+        """Of its adapter."""
+        rank = self.algorithm.critic.rank
+        return self.lora.rank if rank == "auto" else rank
+
+    @property
     def critic_updates(self) -> int:
         """Updates of PPO's critic a rollout."""
         wanted = self.algorithm.critic.updates_per_rollout
