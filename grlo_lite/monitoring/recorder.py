@@ -105,7 +105,7 @@ class Recorder(TrainerCallback):
         assert self.scored is not None
         assert self.bar is not None
         self.batch = joined(processes.gathered(self.scored))
-        line = self._metrics(step, self.batch, args) | self.heldout(step)
+        line = self._line_of(step, self.batch, args) | self.heldout(step)
         self.logs = []
         if self.writes:
             samples = metrics.samples(step, self.batch, self.recipe.logging.samples_per_step)
@@ -156,7 +156,7 @@ class Recorder(TrainerCallback):
         """Why the newest step taught nothing; None where it taught something."""
         return metrics.why_no_signal(self.batch, self.recipe.reward) if self.batch else None
 
-    def _metrics(self, step: int, batch: ScoredBatch, args: Any) -> dict[str, Any]:
+    def _line_of(self, step: int, batch: ScoredBatch, args: Any) -> dict[str, Any]:
         now = time.monotonic()
         tokens = int(batch.tokens_B.sum())
         self.rollouts += len(batch.tokens_B)
