@@ -122,7 +122,7 @@ def test_out_of_memory_in_the_critics_pass_halves_its_rows_and_makes_the_step_ag
     assert in_process("--run-dir", path, *WORDS) == 0
     assert refused == [2]
     made = json.loads((path / "summary.json").read_text())["out_of_memory"]
-    assert [(row["from"], row["to"]) for row in made] == [(8, 4)]
+    assert [(row["phase"], row["was"], row["now"]) for row in made] == [("update", 8, 4)]
     assert [line["micro_batch"] for line in lines(path)] == [8, 8, 4, 4]
     assert {line["effective_batch"] for line in lines(path)} == {8}
     for mine, theirs in zip(lines(path), lines(whole), strict=True):  # up to the order of sums

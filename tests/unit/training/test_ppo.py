@@ -22,7 +22,7 @@ class Run:
     """A trainer of a small recipe with what it is made of; `batches` are the scored ones."""
 
     def __init__(self, folder, *words):
-        common = ["evaluation.heldout_prompts=0", "prompts.decontaminate=false"]
+        common = ["algorithm.updates_per_rollout=1", "evaluation.heldout_prompts=0", "prompts.decontaminate=false"]
         self.recipe = recipes.load("microcosm", [*common, *SMALL, *words])
         self.policy = policies.load(self.recipe.model, self.recipe.lora, Place(CPU), 304, 0)
         judges = [("microcosm", 1.0, models.load_judge(self.recipe, self.recipe.reward.judges[0], CPU))]
