@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from grlo_lite.machine import device as device_module
 from grlo_lite.models import chat_template
 from grlo_lite.models import loading as models
 from grlo_lite.models import policy as policies
@@ -184,3 +185,24 @@ def test_what_runs_out_of_memory_in_the_critics_pass_leaves_the_policy_in_effect
         run.train()
     assert run.policy.model.active_adapters == ["default"]
     assert all(p.requires_grad == (".default." in n) for n, p in run.policy.model.named_parameters() if "lora_" in n)
+
+
+def test_rows_of_stop_tokens_are_the_policys_alone(tmp_path):
+    run = Run(tmp_path, "algorithm.name=ppo", "lora.train_stop_tokens=true", "budget.steps=1")
+    rows = {n: p for n, p in run.policy.model.named_parameters() if "trainable_tokens_delta" in n}
+    before = {n: p.detach().clone() for n, p in rows.items()}
+    run.train()
+    assert [n for n in rows if ".critic" in n] == []
+    assert any(not torch.equal(p, before[n]) for n, p in rows.items())
+
+
+def test_in_16_bits_the_critic_learns_in_fp32(tmp_path, monkeypatch):
+    """As on a GPU: bf16 around NF4 under Accelerate's autocast, recomputed activations."""
+    monkeypatch.setattr(device_module, "float_dtype", lambda device, cpu_dtype="": torch.bfloat16)
+    words = ["optimizer.gradient_checkpointing=true", "optimizer.micro_batch=4", "algorithm.critic.learning_rate=1e-5"]
+    run = Run(tmp_path, "algorithm.name=ppo", *words)
+    before = {n: p.detach().clone() for n, p in run.critic.adapter_weights().items()}
+    run.train()
+    assert {p.dtype for p in run.critic.parameters()} == {torch.float32}
+    moved = [(p != before[n]).float().mean() for n, p in run.critic.adapter_weights().items() if "lora_B" in n]
+    assert float(torch.stack(moved).mean()) > 0.99  # in bf16 most updates round to nothing
