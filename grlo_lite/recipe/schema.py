@@ -326,7 +326,7 @@ class Critic(Section):
     """
 
     kind: Literal["adapter", "head"] = "adapter"
-    learning_rate: PositiveFloat | Literal["auto"] = "auto"  # ten times optimizer.learning_rate, as in the paper
+    learning_rate: PositiveFloat | Literal["auto"] = "auto"  # three times optimizer.learning_rate
     rank: Positive | Literal["auto"] = "auto"  # lora.rank
     updates_per_rollout: Positive | Literal["auto"] = "auto"  # algorithm.updates_per_rollout
     warmup_rollouts: Annotated[int, Field(ge=0)] = 0
@@ -594,7 +594,7 @@ class Recipe(Section):
     def critic_learning_rate(self) -> float:
         """Of PPO's critic."""
         wanted = self.algorithm.critic.learning_rate
-        return 10 * self.optimizer.learning_rate if wanted == "auto" else wanted
+        return 3 * self.optimizer.learning_rate if wanted == "auto" else wanted
 
     @property
     def critic_rank(self) -> int:

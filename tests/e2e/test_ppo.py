@@ -130,6 +130,7 @@ def test_out_of_memory_in_the_critics_pass_halves_its_rows_and_makes_the_step_ag
         assert mine["value_loss"] == pytest.approx(theirs["value_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_critic(whole, tmp_path):
     path = tmp_path / "r"
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}

@@ -148,6 +148,6 @@ def test_its_rank_and_its_rate_follow_the_policys():
     assert {rows for rows, _ in shapes} == {4}
     config = critic.model.peft_config["critic"]
     assert config.lora_alpha / config.r == 2 == 32 / 16
-    assert critic.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3)
+    assert critic.optimizer.param_groups[0]["lr"] == pytest.approx(9e-4)
     _, critic = made("algorithm.critic.learning_rate=1e-3")
     assert critic.optimizer.param_groups[0]["lr"] == 1e-3
