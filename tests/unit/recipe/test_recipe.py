@@ -47,8 +47,8 @@ def test_a_recipe_is_frozen():
         ("rollout.group_size=7", "rollout.group_size=7 does not divide rollout.batch=32; choose a divisor such as 8"),
         (
             "optimizer.micro_batch=5",
-            "optimizer.micro_batch=5 does not divide rollout.batch / algorithm.updates_per_rollout=8; choose a divisor such"
-            " as 4",
+            "optimizer.micro_batch=5 does not divide rollout.batch / algorithm.updates_per_rollout=8; choose a divisor "
+            "such as 4",
         ),
         ("algorithm.updates_per_rollout=3", "does not divide rollout.batch=32; choose a divisor such as 2"),
         ("seed=x", "seed='x' is refused: it must be a whole number"),
