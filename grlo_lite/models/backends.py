@@ -27,7 +27,7 @@ def place(recipe: Recipe) -> Place:
     from grlo_lite.machine.device import this_device
 
     device = this_device()
-    backend = chosen_backend(recipe.backend, device)
+    backend = backend_of(recipe, device)
     if recipe.lora.train_stop_tokens and backend == "unsloth":
         raise BadInput(
             "lora.train_stop_tokens=true with backend=unsloth: neither Unsloth's model nor its vLLM knows such rows; "
@@ -40,6 +40,16 @@ def place(recipe: Recipe) -> Place:
 
     transformers.utils.logging.disable_progress_bar()
     return Place(device, backend, engine, recipe.cpu_dtype)
+
+
+def backend_of(recipe: Recipe, device: Any) -> str:
+    """The backend that loads a recipe's policy here; under PPO `auto` is Transformers, for Unsloth's compiled loss
+    takes one advantage a completion and PPO gives one a token. Raises BadInput where Unsloth is asked for and not
+    installed.
+    """
+    if recipe.algorithm.name == "ppo" and recipe.backend == "auto":
+        return "transformers"
+    return chosen_backend(recipe.backend, device)
 
 
 def chosen_backend(backend: str, device: Any) -> str:

@@ -7,6 +7,8 @@ import numpy as np
 from grlo_lite.recipe.schema import Reward
 from grlo_lite.rewards.scored_batch import ScoredBatch
 
+OF_A_CRITIC = ("value_loss", "value_mean", "explained_variance", "advantage_std")  # that PPO's critic tells
+
 
 def batch_metrics(batch: ScoredBatch) -> dict[str, float | None]:
     """The numbers that one batch of rollouts gives by itself; None where one has no meaning.

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from grlo_lite.machine import processes
+from grlo_lite.models.critic import Critic
 from grlo_lite.models.policy import trainable_in_fp32
 from grlo_lite.monitoring import metrics
 from grlo_lite.monitoring.halvings import Halvings
@@ -36,6 +37,7 @@ class Recorder(TrainerCallback):
     heldout: Callable[[int], dict[str, float]]
     halvings: Halvings
     pace: Pace
+    critic: Critic | None = None  # PPO's, a part of every checkpoint
     scored: ScoredBatch | None = None  # this process's part of the newest batch
     batch: ScoredBatch | None = None  # the newest one, of all processes
     bar: tqdm | None = None
@@ -59,7 +61,8 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **_):
         trainable_in_fp32(model)  # a checkpoint that was loaded may have brought another dtype
         done, steps = (count // self.updates for count in (state.global_step, state.max_steps))
-        self.checkpoint_bytes = self.checkpoint_bytes or checkpoint_bytes(model)
+        critics = self.critic.checkpoint_bytes if self.critic else 0
+        self.checkpoint_bytes = self.checkpoint_bytes or checkpoint_bytes(model) + critics
         self.logs = []
         self.close_bar()
         self.bar = tqdm(
@@ -102,7 +105,7 @@ class Recorder(TrainerCallback):
         assert self.scored is not None
         assert self.bar is not None
         self.batch = joined(processes.gathered(self.scored))
-        line = self._metrics(step, self.batch, args) | self.heldout(step)
+        line = self._line_of(step, self.batch, args) | self.heldout(step)
         self.logs = []
         if self.writes:
             samples = metrics.samples(step, self.batch, self.recipe.logging.samples_per_step)
@@ -135,6 +138,8 @@ class Recorder(TrainerCallback):
         """Makes what the trainer wrote the checkpoint of `step`; to be called in every process."""
         processes.wait()
         if self.writes:
+            if self.critic:
+                self.critic.save(written)
             self.checkpoint_bytes = sum(file.stat().st_size for file in written.rglob("*"))
             score = self.last_line.get(self.best_by)
             self.run.adopt_checkpoint(written, step, self.budget.checkpoints_kept, score, processes.count())
@@ -151,7 +156,7 @@ class Recorder(TrainerCallback):
         """Why the newest step taught nothing; None where it taught something."""
         return metrics.why_no_signal(self.batch, self.recipe.reward) if self.batch else None
 
-    def _metrics(self, step: int, batch: ScoredBatch, args: Any) -> dict[str, Any]:
+    def _line_of(self, step: int, batch: ScoredBatch, args: Any) -> dict[str, Any]:
         now = time.monotonic()
         tokens = int(batch.tokens_B.sum())
         self.rollouts += len(batch.tokens_B)
@@ -160,6 +165,8 @@ class Recorder(TrainerCallback):
             "step": step,
             **metrics.batch_metrics(batch),
             **{key: metrics.logged_mean(self.logs, key) for key in ("entropy", "kl", "loss", "grad_norm")},
+            "clip_fraction": metrics.logged_mean(self.logs, "clip_ratio/region_mean"),
+            **{key: metrics.logged_mean(self.logs, key) for key in metrics.OF_A_CRITIC},
             "learning_rate": self.logs[-1]["learning_rate"],
             "generated_tokens_step": tokens,
             "generated_tokens": self.generated_tokens,

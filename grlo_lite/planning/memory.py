@@ -9,14 +9,15 @@ from math import ceil
 from grlo_lite.models.scoring_budget import token_bytes
 from grlo_lite.planning.cards import Card
 from grlo_lite.planning.model_shapes import Shape, shape_of, weight_bytes
-from grlo_lite.recipe.schema import Recipe
+from grlo_lite.recipe.schema import Lora, Recipe
 
-PHASES = ("load", "rollout", "reward", "update")
+PHASES = ("load", "rollout", "reward", "update")  # and, under PPO, `critic`, which learns before the policy does
 
 
 PARTS = (
     "weights",
     "adapter",
+    "critic",
     "optimizer",
     "activations",
     "logits",
@@ -72,14 +73,35 @@ def policy_bytes(recipe: Recipe, shape: Shape, card: Card) -> int:
 
 
 def optimizer_bytes(recipe: Recipe, shape: Shape) -> int:
-    """Adam's two moments of every LoRA matrix: fp32, or in 8 bits with an fp32 scale for each 256 where a matrix has
-    at least 4,096 numbers.
+    """Adam's two moments of every LoRA matrix, the critic's and its head among them."""
+    name = recipe.optimizer.name
+    total = shape.layers * sum(moment_bytes(name, size) for size in shape.adapter_matrices(recipe.lora))
+    if recipe.algorithm.name != "ppo":
+        return total
+    matrices = shape.adapter_matrices(critic_lora(recipe)) if recipe.algorithm.critic.kind == "adapter" else []
+    total += shape.layers * sum(moment_bytes(name, size) for size in matrices)
+    return total + moment_bytes(name, shape.hidden) + moment_bytes(name, 1)
+
+
+def moment_bytes(optimizer: str, size: int) -> int:
+    """Adam's two moments of a matrix: fp32, or in 8 bits with an fp32 scale for each 256 where it has at least 4,096
+    numbers.
     """
-    total = 0
-    for size in shape.adapter_matrices(recipe.lora):
-        eight_bit = recipe.optimizer.name == "adamw_8bit" and size >= 4096
-        total += 2 * (size + 4 * ceil(size / 256)) if eight_bit else 8 * size
-    return shape.layers * total
+    eight_bit = optimizer == "adamw_8bit" and size >= 4096
+    return 2 * (size + 4 * ceil(size / 256)) if eight_bit else 8 * size
+
+
+def critic_lora(recipe: Recipe) -> Lora:
+    """The adapter of PPO's critic."""
+    return recipe.lora.model_copy(update={"rank": recipe.critic_rank})
+
+
+def critic_bytes(recipe: Recipe, shape: Shape) -> int:
+    """PPO's critic in fp32: its adapter, and the value head with its bias; nothing under other algorithms."""
+    if recipe.algorithm.name != "ppo":
+        return 0
+    adapter = shape.adapter_parameters(critic_lora(recipe)) if recipe.algorithm.critic.kind == "adapter" else 0
+    return 4 * (adapter + shape.hidden + 1)
 
 
 def largest_matrix(shape: Shape, width: int) -> int:
@@ -92,9 +114,10 @@ def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, 
     weights = policy_bytes(recipe, shape, card)
     judges = sum(weight_bytes(judge, how, card.float_bytes, 4, scores=True) for judge, how in models.judges)
     adapter = 4 * shape.adapter_parameters(recipe.lora)
-    optimizer = optimizer_bytes(recipe, shape)
+    optimizer, critic = optimizer_bytes(recipe, shape), critic_bytes(recipe, shape)
     resting = {"weights": weights, "adapter": adapter, "reward weights": judges, "CUDA context": context}
-    return {
+    resting |= {"critic": critic} if critic else {}
+    found = {
         "load": resting | {"activations": loading_bytes(models, card)},
         "rollout": resting | {"optimizer": optimizer} | rollout_bytes(recipe, shape, card, sizes, weights),
         "reward": resting
@@ -106,6 +129,10 @@ def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, 
             "logits": logit_bytes(recipe, shape, card, sizes.micro_batch),
         },
     }
+    if critic:  # it has no logits
+        learning = update_bytes(recipe, shape, card, sizes.micro_batch)
+        found["critic"] = resting | {"optimizer": optimizer + critic, "activations": learning}
+    return found
 
 
 def rollout_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, weights: int) -> dict[str, int]:

@@ -119,7 +119,7 @@ def _rollout_sizes(recipe: Recipe, models: Models, card: Card) -> tuple[int, str
 
 def planned_engine(recipe: Recipe, card: Card) -> str:
     """What a run would take; what the recipe names itself need not be installed where it is planned."""
-    backend = backends.chosen_backend("auto", card) if recipe.backend == "auto" else recipe.backend
+    backend = backends.backend_of(recipe, card) if recipe.backend == "auto" else recipe.backend
     wanted = recipe.rollout.engine
     if wanted == "fast_inference" and backend == "unsloth" and card.cuda:
         return wanted
@@ -133,7 +133,10 @@ def _most(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def _fits(recipe: Recipe, models: Models, card: Card, phase: str, sizes: Sizes) -> bool:
-    return sum(memory.vram(recipe, models, card, sizes)[phase].values()) <= card.usable
+    """Whether a phase fits; the critic's passes belong to the update."""
+    vram = memory.vram(recipe, models, card, sizes)
+    phases = ("critic", "update") if phase == "update" and "critic" in vram else (phase,)
+    return all(sum(vram[each].values()) <= card.usable for each in phases)
 
 
 def _longest(recipe: Recipe, models: Models, card: Card, engine: str) -> int:

@@ -12,10 +12,10 @@ from grlo_lite.wording import duration
 def text(recipe: Recipe, card: Card, planned: Plan) -> str:
     """The plan as a table of GiB by phase and part, and what follows from it."""
     shown = [part for part in memory.PARTS if any(parts.get(part) for parts in planned.vram.values())]
-    lines = [f"{'GiB':20}" + "".join(f"{phase:>10}" for phase in memory.PHASES)]
+    lines = [f"{'GiB':20}" + "".join(f"{phase:>10}" for phase in planned.vram)]
     for part in shown:
-        lines.append(f"{part:20}" + "".join(f"{planned.vram[p].get(part, 0) / GIB:10.2f}" for p in memory.PHASES))
-    totals = [sum(planned.vram[phase].values()) / GIB for phase in memory.PHASES]
+        lines.append(f"{part:20}" + "".join(f"{planned.vram[p].get(part, 0) / GIB:10.2f}" for p in planned.vram))
+    totals = [sum(parts.values()) / GIB for parts in planned.vram.values()]
     lines.append(f"{'together':20}" + "".join(f"{total:10.2f}" for total in totals))
     how = "rates from data sheets, efficiencies assumed, nothing measured"
     if card.measured:

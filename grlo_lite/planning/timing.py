@@ -7,7 +7,7 @@ from grlo_lite.evaluation.tasks import suites
 from grlo_lite.generation.engine_table import CPU_ROWS
 from grlo_lite.planning import fused
 from grlo_lite.planning.cards import Card
-from grlo_lite.planning.memory import WHOLE_BATCH, Models, Sizes
+from grlo_lite.planning.memory import WHOLE_BATCH, Models, Sizes, critic_lora
 from grlo_lite.planning.model_shapes import Shape
 from grlo_lite.recipe.loading import changed
 from grlo_lite.recipe.schema import Recipe
@@ -173,7 +173,27 @@ def update_seconds(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -
     passes = (forwards + 1) * ceil(batch / micro_batch)
     weights = passes * weights_seconds(recipe.model.quantization, shape, card)
     launches = passes * shape.layers * card.layer_seconds
-    return combined(card, work.seconds(card) + head + weights, launches)
+    policys = combined(card, work.seconds(card) + head + weights, launches)
+    return policys + (critic_seconds(recipe, shape, card, micro_batch) if recipe.algorithm.name == "ppo" else 0.0)
+
+
+def critic_seconds(recipe: Recipe, shape: Shape, card: Card, micro_batch: int) -> float:
+    """Seconds of the critic's passes over a step's rollouts: one forward for the values, and its update's, which is the
+    policy's without logits, or another forward where the head is all that learns.
+    """
+    batch, trains = recipe.rollout.batch, recipe.algorithm.critic.kind == "adapter"
+    tokens = sum(padded_tokens(recipe, micro_batch))
+    forwards = 2 + (recipe.optimizer.checkpoints_activations(card.type) if trains else 0)
+    if trains:
+        critics = recipe.model_copy(update={"lora": critic_lora(recipe)})
+        work = update_work(critics, shape, card, batch * tokens, tokens, forwards)
+    else:
+        once = forward(recipe, shape, card, batch * tokens, tokens, adapted=False)
+        work = Work(forwards * once.flops, forwards * once.traffic)
+    passes = (forwards + trains) * ceil(batch / micro_batch)
+    weights = passes * weights_seconds(recipe.model.quantization, shape, card)
+    launches = passes * shape.layers * (card.layer_seconds if trains else card.dense_layer_seconds)
+    return combined(card, work.seconds(card) + weights, launches)
 
 
 def update_work(recipe: Recipe, shape: Shape, card: Card, tokens: float, attended: float, forwards: int) -> Work:

@@ -83,7 +83,7 @@ def _unknown(key: str) -> str:
     known = [known.replace(".0.", f".{item}.") for known in keys()]
     sections = sorted({known.split(".")[0] for known in keys()})
     section, dot, last = key.rpartition(".")
-    same_name = [k for k in known if k.split(".")[-1] == last]
+    same_name = sorted((k for k in known if k.split(".")[-1] == last), key=lambda k: k.count("."))
     nearest = difflib.get_close_matches(key, known if dot else sections, n=1, cutoff=0.6) or same_name
     if nearest:
         return f"{key} is not a key; did you mean {nearest[0]}?"

@@ -157,7 +157,7 @@ class Rollout(Section):
     `rows_at_once` bounds the completions that `compact` and `folded` decode together; `auto` goes by the free memory.
     """
 
-    group_size: Annotated[int, Field(ge=2)] = 8
+    group_size: Positive = 8
     batch: Positive = 64
     max_tokens: Positive = 1024
     temperature: PositiveFloat = 1.0
@@ -315,24 +315,66 @@ class Reward(Pretrained):
         return self
 
 
-class Algorithm(Section):
-    """The policy-gradient method. `loss: auto` is `dr_grpo` for GRPO; RLOO has a sequence-level loss of its own."""
+class Critic(Section):
+    """PPO's estimate of the reward that an unfinished answer will earn.
 
-    name: Literal["grpo", "rloo"] = "grpo"
+    kind: `adapter` is a second LoRA adapter on the policy's own base with a value head; `head` is the value head alone,
+    on the base's states, cheaper and weaker. Of each rollout it makes `updates_per_rollout` updates before the policy
+    makes its own; in the first `warmup_rollouts` it alone learns. `clip` bounds how far its loss lets a value move from
+    the rollout's own, in standard deviations of the rollout's returns; null lets it go. `save` keeps it in the run's
+    folder `critic/`.
+    """
+
+    kind: Literal["adapter", "head"] = "adapter"
+    learning_rate: PositiveFloat | Literal["auto"] = "auto"  # three times optimizer.learning_rate
+    rank: Positive | Literal["auto"] = "auto"  # lora.rank
+    updates_per_rollout: Positive | Literal["auto"] = "auto"  # algorithm.updates_per_rollout
+    warmup_rollouts: Annotated[int, Field(ge=0)] = 0
+    clip: PositiveFloat | None = 0.5
+    save: bool = False
+
+
+class Algorithm(Section):
+    """The policy-gradient method.
+
+    `loss: auto` is `dr_grpo` for GRPO and `dapo`, the mean over tokens, for PPO; RLOO has a sequence-level loss of its
+    own. `gamma` and `gae_lambda` are PPO's discount and the decay of its generalized advantage estimate; under PPO `kl`
+    is a penalty of each token's reward.
+    """
+
+    name: Literal["grpo", "rloo", "ppo"] = "grpo"
     loss: Literal["auto", "dr_grpo", "dapo", "bnpo", "grpo"] = "auto"
     scale_rewards: Literal["none", "batch", "group"] = "none"
     kl: NonNegativeFloat = 0.0
     clip: PositiveFloat = 0.2
     updates_per_rollout: Positive = 1
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    gae_lambda: Fraction = 1.0
+    critic: Critic = Critic()
 
     @model_validator(mode="after")
-    def rloo_has_its_own_loss(self):
+    def keys_are_the_algorithms_own(self):
         if self.name == "rloo" and self.loss != "auto":
             raise ValueError(f"algorithm.loss={self.loss} has no meaning with algorithm.name=rloo; leave it out")
         if self.name == "rloo" and self.scale_rewards == "group":
             raise ValueError(
                 "algorithm.scale_rewards=group has no meaning with algorithm.name=rloo; choose none or batch"
             )
+        if self.name == "ppo" and self.scale_rewards != "none":
+            raise ValueError(
+                f"algorithm.scale_rewards={self.scale_rewards} has no meaning with algorithm.name=ppo, whose "
+                "advantages are whitened; leave it out"
+            )
+        if self.name != "ppo":
+            for key, given, default in (
+                ("gamma", self.gamma, 1.0),
+                ("gae_lambda", self.gae_lambda, 1.0),
+                ("critic", self.critic, Critic()),
+            ):
+                if given != default:
+                    raise ValueError(
+                        f"algorithm.{key} has no meaning with algorithm.name={self.name}; leave it out, or choose ppo"
+                    )
         return self
 
 
@@ -428,6 +470,14 @@ class Guards(Section):
     equal_groups_fraction: Annotated[
         Guard, Watched(True, "the answers to one prompt all earn the same: there is no learning signal")
     ] = Guard(limit=0.9)
+    explained_variance: Annotated[
+        Guard,
+        Watched(
+            False,
+            "the critic explains nothing of what answers earn, so PPO's advantages are noise; raise "
+            "algorithm.critic.learning_rate or algorithm.critic.updates_per_rollout",
+        ),
+    ] = Guard(limit=0.0)  # under PPO
     skipped_update: Annotated[
         Guard,
         Watched(
@@ -502,8 +552,31 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def ppo_needs_two_adapters(self):
+        if self.algorithm.name != "ppo":
+            return self
+        if self.backend == "unsloth":
+            raise ValueError(
+                "backend=unsloth with algorithm.name=ppo: Unsloth's compiled loss takes one advantage a completion, "
+                "and PPO gives one a token; choose backend=transformers, or auto"
+            )
+        if self.rollout.engine == "fast_inference":
+            raise ValueError(
+                "rollout.engine=fast_inference with algorithm.name=ppo: it is the vLLM inside Unsloth's model, which "
+                "PPO cannot train; choose rollout.engine=folded"
+            )
+        return self
+
+    @model_validator(mode="after")
     def batches_divide(self):
         batch, group, updates = self.rollout.batch, self.rollout.group_size, self.algorithm.updates_per_rollout
+        if group == 1 and self.algorithm.name != "ppo":
+            raise ValueError(
+                f"rollout.group_size=1 leaves algorithm.name={self.algorithm.name} nothing to compare an answer with; "
+                "choose at least 2, or algorithm.name=ppo"
+            )
+        if batch == 1:
+            raise ValueError("rollout.batch=1 leaves an answer nothing to be compared with; choose at least 2")
         if batch % group:
             raise ValueError(_does_not_divide("rollout.group_size", group, "rollout.batch", batch))
         if batch % updates:
@@ -512,7 +585,28 @@ class Recipe(Section):
         if micro != "auto" and (batch // updates) % micro:
             whole = "rollout.batch" if updates == 1 else "rollout.batch / algorithm.updates_per_rollout"
             raise ValueError(_does_not_divide("optimizer.micro_batch", micro, whole, batch // updates))
+        critics = self.critic_updates
+        if self.algorithm.name == "ppo" and batch % critics:
+            raise ValueError(_does_not_divide("algorithm.critic.updates_per_rollout", critics, "rollout.batch", batch))
         return self
+
+    @property
+    def critic_learning_rate(self) -> float:
+        """Of PPO's critic."""
+        wanted = self.algorithm.critic.learning_rate
+        return 3 * self.optimizer.learning_rate if wanted == "auto" else wanted
+
+    @property
+    def critic_rank(self) -> int:
+        """Of its adapter."""
+        rank = self.algorithm.critic.rank
+        return self.lora.rank if rank == "auto" else rank
+
+    @property
+    def critic_updates(self) -> int:
+        """Updates of PPO's critic a rollout."""
+        wanted = self.algorithm.critic.updates_per_rollout
+        return self.algorithm.updates_per_rollout if wanted == "auto" else wanted
 
 
 def _does_not_divide(key: str, value: int, whole_key: str, whole: int) -> str:

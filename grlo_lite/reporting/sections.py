@@ -17,6 +17,7 @@ CURVES: list[tuple[str, str, dict[str, str]]] = [
     ("Length", "tokens a completion", {"mean": "completion_tokens_mean"}),
     ("Truncated", "share of completions cut at their length", {"share": "truncated_fraction"}),
     ("Entropy", "nats a token", {"mean": "entropy"}),
+    ("Critic", "share of the returns' variance that PPO's critic explains", {"explained": "explained_variance"}),
 ]  # fmt: skip
 
 

@@ -35,6 +35,7 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.partial = self.checkpoints / ".partial"  # where a checkpoint grows before it gets its name
         self.adapter = path / "adapter"
+        self.critic = path / "critic"  # where algorithm.critic.save asks for it
         self.evaluation = path / "evaluation.json"
         self.answers = path / "answers.jsonl"  # every answer of the newest evaluation, and why it was judged so
         self.answer_store = path / "answers.sqlite"  # every answer of all of them, so that none is asked for twice

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import recursively_apply
 from transformers import TrainerCallback
 
+from grlo_lite.models.critic import Critic
 from grlo_lite.rundir.layout import RunDir
 
 
@@ -21,6 +22,7 @@ class Boundary(TrainerCallback):
 
     run: RunDir
     updates: int  # a rollout
+    critic: Critic | None = None  # PPO's
     step: int = 0
     state: dict[str, Any] = field(default_factory=dict)
 
@@ -36,6 +38,7 @@ class Boundary(TrainerCallback):
             "optimizer": _on_cpu(optimizer.state_dict()),
             "scheduler": copy.deepcopy(lr_scheduler.state_dict()),
             "random": random_state(),
+            "critic": copy.deepcopy(_on_cpu(self.critic.state())) if self.critic else None,
         }
 
     def restore(self, trainer: Any) -> None:
@@ -47,6 +50,8 @@ class Boundary(TrainerCallback):
                 parameter.grad = None
         trainer.optimizer.load_state_dict(self.state["optimizer"])
         trainer.lr_scheduler.load_state_dict(self.state["scheduler"])
+        if self.critic:
+            self.critic.restore(self.state["critic"])
         trainer.state.global_step = self.step
         restore_random_state(self.state["random"])
 

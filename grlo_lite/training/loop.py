@@ -12,6 +12,7 @@ from grlo_lite.machine import processes
 from grlo_lite.models import chat_template, endings, names, trained_adapter
 from grlo_lite.models import loading as models
 from grlo_lite.models.backends import Place
+from grlo_lite.models.critic import Critic, critic_of
 from grlo_lite.models.policy import Policy
 from grlo_lite.monitoring.guards import Watch
 from grlo_lite.monitoring.halvings import Halvings
@@ -41,29 +42,37 @@ class Loaded:
     heldout: Callable[[int], dict[str, float]]
     judges: list[tuple[str, float, Any]]  # name, weight, model, of both kinds
     place: Place
+    critic: Critic | None = None  # PPO's
 
 
 def loaded(recipe: Recipe, rows: PromptRows, place: Place) -> Loaded:
     """The recipe's models. Raises BadInput where one cannot be loaded or scores otherwise beside the others."""
     policy, judges = models.load_policy_and_judges(recipe, place)
     stop_ids = chat_template.stop_token_ids(policy.tokenizer)
-    rewards = RewardFunction(judges, stop_ids, recipe.reward, recipe.rollout.group_size, recipe.seed)
+    # Where each prompt is asked once, what is compared is the batch
+    group = recipe.rollout.group_size if recipe.rollout.group_size > 1 else recipe.rollout.batch
+    rewards = RewardFunction(judges, stop_ids, recipe.reward, group, recipe.seed)
     heldout, unseen = loaded_heldout_judge(recipe, policy, rewards, rows.heldout, place.device)
-    return Loaded(policy, rewards, heldout, [*judges, *unseen], place)
+    return Loaded(policy, rewards, heldout, [*judges, *unseen], place, critic_of(recipe, policy.model))
 
 
 def begun_or_resumed(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows) -> Path | None:
     """The checkpoint to go on from; None in a new run, whose environment.json is written. Raises BadInput where the
     disk will not take the run.
     """
-    disk_space.require_space(run, _bytes_to_write(recipe, disk_space.checkpoint_bytes(parts.policy.model)))
+    disk_space.require_space(run, _bytes_to_write(recipe, _checkpoint_bytes(parts)))
     facts = environment.facts(run.recipe_name(), parts.policy, parts.judges, rows.train, recipe)
     return begin_or_resume(run, facts)
 
 
 def full_disk_told(run: RunDir, parts: Loaded) -> AbstractContextManager[None]:
     """Inside, an error that comes of a full disk leaves as DiskFull."""
-    return disk_space.full_disk_told(run, disk_space.checkpoint_bytes(parts.policy.model))
+    return disk_space.full_disk_told(run, _checkpoint_bytes(parts))
+
+
+def _checkpoint_bytes(parts: Loaded) -> int:
+    critics = parts.critic.checkpoint_bytes if parts.critic else 0
+    return disk_space.checkpoint_bytes(parts.policy.model) + critics
 
 
 def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, checkpoint: Path | None) -> dict[str, Any]:
@@ -76,12 +85,15 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     out_of_memory.score_in_parts([judge for _, _, judge in parts.rewards.judges], halvings)
 
     # What goes along with TRL's loop, in the order in which it is called
-    boundary, stops = Boundary(run, updates), Stops(recipe.budget, updates, before)
+    boundary, stops = Boundary(run, updates, parts.critic), Stops(recipe.budget, updates, before)
     pace = Pace(recipe.budget.steps, plan)
-    recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace)
+    recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace, parts.critic)
     watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
     callbacks = [boundary, recorder, watch, stops]
-    materials = Materials(parts.policy, handed_on(parts.rewards, recorder.take, rows.train), rows.train, parts.place)
+    reward = handed_on(parts.rewards, recorder.take, rows.train)
+    materials = Materials(parts.policy, reward, rows.train, parts.place, parts.critic)
+    if parts.critic and checkpoint:
+        parts.critic.load(checkpoint)
 
     def trainer(micro: int) -> Any:
         return composed_trainer(recipe, materials, run.partial, callbacks, micro)
@@ -118,6 +130,8 @@ def save(recipe: Recipe, run: RunDir, parts: Loaded, ended: dict[str, Any], eval
     lineage = files.read_json(run.environment).get("lineage", [])
     card = model_card.model_card(recipe, run.recipe_name(), names.policy_path(recipe), evaluation, lineage)
     trained_adapter.save_adapter(parts.policy.model, parts.policy.tokenizer, run.adapter, card)
+    if parts.critic and recipe.algorithm.critic.save:
+        parts.critic.save_weights(run.critic)
     files.write_json(run.evaluation, evaluation)
     files.write_json(run.summary, _summary(recipe, run, ended))
 

@@ -12,20 +12,25 @@ from grlo_lite.machine import device as machine_device
 from grlo_lite.models import chat_template
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
+from grlo_lite.models.critic import Critic
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.training import trl_inside
 from grlo_lite.training.algorithms import ALGORITHMS
 from grlo_lite.training.micro_batches import arranged, batch_an_update
+from grlo_lite.training.ppo import Kept, learn_with_a_critic
 
 
 @dataclass(frozen=True)
 class Materials:
-    """What a trainer is composed of beside its recipe: the policy, what TRL asks for rewards, the prompts."""
+    """What a trainer is composed of beside its recipe: the policy, what TRL asks for rewards, the prompts, and PPO's
+    critic.
+    """
 
     policy: policies.Policy
     reward: Callable[..., list[float | None]]
     rows: list[prompts.Messages]
     place: Place
+    critic: Critic | None = None
 
 
 def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, callbacks: list[Any], micro: int) -> Any:
@@ -45,12 +50,13 @@ def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, cal
     options = _shared_options(recipe, output_dir, device, micro)
     options |= engine_options(materials.place.engine, policy.tokenizer)
     kind, config = ALGORITHMS[algorithm.name](algorithm, options)
+    rewards = Kept(materials.reward)
     trl_inside.use_one_gpu(config)
     if device.type == "cpu":
         trl_inside.set_device(config, device)
     made = kind(
         model=policy.model,
-        reward_funcs=materials.reward,
+        reward_funcs=rewards if materials.critic else materials.reward,
         args=config,
         train_dataset=Dataset.from_dict({"prompt": [list(rows[i]) for i in asked], "row": asked}),
         processing_class=policy.tokenizer,
@@ -61,8 +67,12 @@ def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, cal
         logging.getLogger(kind.__module__).addFilter(lambda record: "returned None" not in record.getMessage())
     # TRL and PEFT would each write one with every checkpoint, which takes most of its time; the run has its own
     made.create_model_card = made.model.create_or_update_model_card = lambda *_, **__: None
+    saved: dict[str, Any] = {"selected_adapters": ["default"]}  # of two, Trainer would restore none
     if recipe.lora.targets == "all-linear":  # no embeddings; to see that, PEFT would read the base's config every time
-        made.model.save_pretrained = partial(made.model.save_pretrained, save_embedding_layers=False)
+        saved["save_embedding_layers"] = False
+    made.model.save_pretrained = partial(made.model.save_pretrained, **saved)
+    if materials.critic is not None:
+        learn_with_a_critic(made, recipe, materials.critic, rewards)
     if policy.backend == "transformers":  # Unsloth's trainer packs for itself
         updates, sort = algorithm.updates_per_rollout, algorithm.loss != "bnpo"
         trl_inside.arrange_micro_batches(made, partial(arranged, updates=updates, sort=sort))

@@ -7,12 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 # what of GRPO and of RLOO has the name, its name, and what it is relied on for
 TOUCHED = (
     ("Trainer", "_prepare_inputs", "gives the next micro-batch, made by a rollout every steps_per_generation"),
     ("Trainer", "_buffered_inputs", "the micro-batches of the newest rollout"),
     ("Trainer", "_step", "counts micro-batches"),
     ("Trainer", "_save_checkpoint", "writes checkpoint-N into output_dir"),
+    (
+        "Trainer",
+        "_generate_and_score_completions",
+        "makes a rollout: ids, masks, advantages (B,) or (B, T)",
+    ),
+    (
+        "Trainer",
+        "_get_per_token_logps_and_entropies",
+        "log-probabilities, a micro-batch at a time",
+    ),
+    ("Trainer", "_metrics", "what goes into the next update's logs"),
     ("Config", "_n_gpu", "the GPUs of one process, by which Trainer multiplies the batch"),
     ("Config", "_setup_devices", "the device, worked out once"),
 )
@@ -32,6 +45,33 @@ def arrange_micro_batches(trainer: Any, arranged: Callable[[list[dict[str, Any]]
         return seen[0][trainer._step % trainer.args.steps_per_generation]
 
     trainer._prepare_inputs = prepared
+
+
+def change_each_rollout(trainer: Any, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Makes a trainer train on each rollout as `changed` gives it back."""
+    score = trainer._generate_and_score_completions
+    trainer._generate_and_score_completions = lambda inputs: changed(score(inputs))
+
+
+def one_completion_a_prompt(trainer: Any) -> None:
+    """Makes a trainer ask each prompt once. TRL's configuration insists on two, for its groups' baseline; its sampler
+    and its scoring read the number off the trainer.
+    """
+    trainer.num_generations = 1
+
+
+def log_probabilities(trainer: Any, rollout: dict[str, Any]) -> Any:
+    """Log-probabilities of a rollout's tokens by the model as it is now, shape (B, T)."""
+    ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], 1)
+    mask = torch.cat([rollout["prompt_mask"], rollout["completion_mask"]], 1)
+    size, tokens = trainer.args.per_device_train_batch_size, rollout["completion_ids"].shape[1]
+    return trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, tokens, batch_size=size)[0]
+
+
+def tell(trainer: Any, metrics: dict[str, float]) -> None:
+    """Puts metrics into the logs of the next update."""
+    for name, value in metrics.items():
+        trainer._metrics["train"][name].append(value)
 
 
 def set_device(config: Any, device: Any) -> None:

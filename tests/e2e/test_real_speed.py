@@ -9,7 +9,8 @@ from grlo_lite.generation import engines
 from grlo_lite.recipe import loading as recipes
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "real_speed.py"
-WORDS = ("rollout.batch=16", "rollout.group_size=4", "rollout.max_tokens=12", "optimizer.micro_batch=16")
+WORDS = ("rollout.batch=16", "rollout.group_size=4", "rollout.max_tokens=12", "optimizer.micro_batch=16",
+         "algorithm.updates_per_rollout=1")  # fmt: skip
 
 
 @pytest.fixture

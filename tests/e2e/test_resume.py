@@ -12,7 +12,13 @@ import pytest
 from grlo_lite.rundir import files
 from grlo_lite.rundir.layout import RunDir
 
-WORDS = ("budget.steps=6", "budget.checkpoint_every=2", "evaluation.suite=none", "evaluation.heldout_prompts=0")
+WORDS = (
+    "budget.steps=6",
+    "budget.checkpoint_every=2",
+    "evaluation.suite=none",
+    "evaluation.heldout_prompts=0",
+    "algorithm.updates_per_rollout=1",
+)
 
 
 def adapter_hash(path):

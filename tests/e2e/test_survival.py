@@ -23,7 +23,12 @@ from grlo_lite.rundir import checkpoints, files, layout
 from grlo_lite.rundir.layout import RunDir
 from grlo_lite.training import loop
 
-WORDS = ("budget.checkpoint_every=1", "evaluation.suite=none", "evaluation.heldout_prompts=0")
+WORDS = (
+    "budget.checkpoint_every=1",
+    "evaluation.suite=none",
+    "evaluation.heldout_prompts=0",
+    "algorithm.updates_per_rollout=1",
+)
 
 
 def summary(path):

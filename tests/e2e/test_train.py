@@ -19,7 +19,12 @@ METRICS = {
     "rollout_seconds", "reward_seconds", "update_seconds", "elapsed_seconds",
 }  # fmt: skip
 unsloth = pytest.param("unsloth", marks=pytest.mark.unsloth)
-SHORT = ("budget.steps=4", "evaluation.suite=none", "evaluation.heldout_prompts=0")
+SHORT = (
+    "budget.steps=4",
+    "evaluation.suite=none",
+    "evaluation.heldout_prompts=0",
+    "algorithm.updates_per_rollout=1",
+)
 
 
 def evaluation(path):

@@ -16,6 +16,7 @@ from grlo_lite.errors import BadInput, DoesNotFit
 from grlo_lite.models import names, reward_model
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
+from grlo_lite.models.critic import Critic
 from grlo_lite.planning import cards, changes, memory, model_shapes, planner, recipe_cards, shown, this_machine
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.recipe import schema
@@ -107,6 +108,49 @@ def test_bytes_equal_the_microcosm_as_it_is_loaded():
     assert planned["optimizer"] == moments + adapter  # the gradients are as large as the adapter
 
 
+@pytest.mark.parametrize("kind", ["adapter", "head"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_the_critic_is_counted_to_the_byte(kind, optimizer):
+    words = ["algorithm.name=ppo", f"algorithm.critic.kind={kind}", f"optimizer.name={optimizer}"]
+    ppo, grpo = recipes.load("microcosm", words), recipes.load("microcosm", words[2:])
+    loaded = policies.load(ppo.model, ppo.lora, Place(torch.device("cpu")), 256, 0)
+    critic = Critic(loaded.model, ppo)
+    alone = torch.nn.ParameterList(critic.parameters())
+    for parameter in alone:
+        parameter.requires_grad_(True)
+    planned, without = (planner.plan(r, this_machine.cpu_card()).vram for r in (ppo, grpo))
+    size = sum(p.numel() * p.element_size() for p in alone)
+    assert {parts["critic"] for parts in planned.values()} == {size}
+    added = planned["update"]["optimizer"] - without["update"]["optimizer"]
+    assert added == moments(alone, optimizer)
+    assert planned["critic"]["optimizer"] == planned["rollout"]["optimizer"] + size  # its gradients
+    assert "critic" not in without
+    assert "logits" not in planned["critic"]
+
+
+def test_the_critic_of_qwen3_4b_is_a_quarter_of_a_gigabyte_and_its_passes_cost_seconds():
+    card = cards.known_card("rtx4090")
+    ppo, grpo = (recipes.load("qwen3-4b-24gb-ppo", words) for words in ([], ["algorithm.name=grpo", *GROUPS]))
+    head = recipes.load("qwen3-4b-24gb-ppo", ["algorithm.critic.kind=head"])
+    assert planner.plan(ppo, card).vram["critic"]["critic"] == 4 * (66_060_288 + 2560 + 1)
+    assert planner.plan(head, card).vram["critic"]["critic"] == 4 * (2560 + 1)
+    critics = {kind: planner.plan(r, card).seconds["update"] for kind, r in (("ppo", ppo), ("head", head))}
+    plain = planner.plan(grpo, card).seconds["update"]
+    assert 1.3 * plain < critics["ppo"] < 2.2 * plain
+    assert plain < critics["head"] < critics["ppo"]
+
+
+GROUPS = ["rollout.group_size=8"]
+
+
+@pytest.mark.parametrize("card", ["rtx4090", "rtx3090", "l4", "a10g"])
+@pytest.mark.parametrize("name", ["qwen3-4b-24gb-ppo", "qwen3-4b-24gb-paper"])
+def test_ppo_fits_every_card_of_24_gb(name, card):
+    planned = planner.plan(recipes.load(name, []), cards.known_card(card))
+    assert planned.fits
+    assert planned.peak_bytes <= 22.5 * 2**30
+
+
 @pytest.mark.parametrize(("name", "gib", "bar"), [("qwen3-4b-24gb", 24, 22.5), ("qwen3-4b-16gb", 16, 15.0)])
 def test_the_recipes_leave_the_room_they_should(name, gib, bar):
     planned = planner.plan(recipes.load(name, []), cards.known_card(f"VRAM={gib}"))
@@ -149,7 +193,7 @@ def card_of_bytes(count):
 
 
 def test_the_largest_micro_batch_that_fits_is_the_cheapest_change():
-    wanted = recipes.load("qwen3-4b-24gb", ["optimizer.micro_batch=64"])
+    wanted = recipes.load("qwen3-4b-24gb", ["optimizer.micro_batch=64", "algorithm.updates_per_rollout=1"])
     for micro, larger in ((8, 16), (2, 4), (1, 2)):
         room = bytes_needed(wanted, "update", memory.Sizes(1, larger, 1024, "compact"))
         card = card_of_bytes(room - 1)  # a byte too few for the next divisor of 64

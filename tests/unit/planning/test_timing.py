@@ -22,7 +22,7 @@ GPU = replace(CPU, cuda=True)
 
 
 def wanted(*words):
-    return recipes.load("microcosm", ["prompts.source=mine.jsonl", *words])
+    return recipes.load("microcosm", ["prompts.source=mine.jsonl", "algorithm.updates_per_rollout=1", *words])
 
 
 def test_weights_are_dequantized_and_read():

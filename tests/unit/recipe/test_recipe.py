@@ -47,7 +47,8 @@ def test_a_recipe_is_frozen():
         ("rollout.group_size=7", "rollout.group_size=7 does not divide rollout.batch=32; choose a divisor such as 8"),
         (
             "optimizer.micro_batch=5",
-            "optimizer.micro_batch=5 does not divide rollout.batch=32; choose a divisor such as 4",
+            "optimizer.micro_batch=5 does not divide rollout.batch / algorithm.updates_per_rollout=8; choose a divisor "
+            "such as 4",
         ),
         ("algorithm.updates_per_rollout=3", "does not divide rollout.batch=32; choose a divisor such as 2"),
         ("seed=x", "seed='x' is refused: it must be a whole number"),
@@ -69,7 +70,10 @@ def test_a_recipe_is_frozen():
         ("optimizer.learning_rate=.nan", "optimizer.learning_rate=nan is refused: it must be"),
         ("prompts.language=xxx", "prompts.language='xxx' is refused: it must be a text of the form ^[a-z]{2}$"),
         ("rollout.batch=1000000000001", "such as 73"),
-        ("algorithm.name=ppo", "algorithm.name='ppo' is refused: it must be 'grpo' or 'rloo'"),
+        ("algorithm.name=dpo", "algorithm.name='dpo' is refused: it must be 'grpo', 'rloo' or 'ppo'"),
+        ("algorithm.gae_lambda=0.9", "algorithm.gae_lambda has no meaning with algorithm.name=grpo"),
+        ("algorithm.critic.rank=4", "algorithm.critic has no meaning with algorithm.name=grpo"),
+        ("rollout.group_size=1", "choose at least 2, or algorithm.name=ppo"),
         ("budget.usd=3", "set budget.usd_per_hour"),
         ("guards.on_overoptimization=keep_best", "set reward.heldout.name"),
         ("reward.models=[{name: microcosm}]", "name a model twice"),
@@ -133,6 +137,22 @@ def test_a_recipe_of_thousands_of_letters_is_none():
 def test_a_guard_keeps_the_limit_that_is_not_given():
     guards = recipes.load("microcosm", ["guards.entropy.action=stop"]).guards
     assert guards.entropy == schema.Guard(limit=schema.Guards().entropy.limit, action="stop")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("backend=unsloth", "Unsloth's compiled loss takes one advantage a completion"),
+        ("rollout.engine=fast_inference", "which PPO cannot train"),
+        ("algorithm.scale_rewards=batch", "whose advantages are whitened"),
+        ("algorithm.critic.updates_per_rollout=3", "algorithm.critic.updates_per_rollout=3 does not divide"),
+        ("algorithm.critic.kind=model", "it must be 'adapter' or 'head'"),
+    ],
+)
+def test_ppo_refuses_what_it_cannot_do(override, told):
+    with pytest.raises(BadInput) as refused:
+        recipes.load("microcosm", ["algorithm.name=ppo", override])
+    assert told in str(refused.value)
 
 
 def test_rloo_refuses_a_loss_it_does_not_have():

@@ -87,7 +87,8 @@ def test_the_update_is_the_same_with_and_without_the_padding(change, updates, tm
 
 def adapter_after(words, folder, before=lambda trainer: None):
     """The adapter's weights in one row after a run of TRL's trainer, and the columns of each micro-batch."""
-    values = recipes.load("microcosm", [*words, "evaluation.heldout_prompts=0", "prompts.decontaminate=false"])
+    once = "algorithm.updates_per_rollout=1"
+    values = recipes.load("microcosm", [once, *words, "evaluation.heldout_prompts=0", "prompts.decontaminate=false"])
     made = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 304, 0)
     judges = [("microcosm", 1.0, models.load_judge(values, values.reward.judges[0], CPU))]
     rewards = RewardFunction(judges, chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)
@@ -157,7 +158,13 @@ def test_masked_completions_neither_move_the_baseline_nor_the_loss(algorithm, tm
     """Advantages by hand, of the answers that ended: GRPO's less their mean, RLOO's less the mean of the others."""
     values = recipes.load(
         "microcosm",
-        [f"algorithm.name={algorithm}", "reward.truncated.mode=mask", "rollout.max_tokens=32", "budget.steps=1"],
+        [
+            f"algorithm.name={algorithm}",
+            "algorithm.updates_per_rollout=1",
+            "reward.truncated.mode=mask",
+            "rollout.max_tokens=32",
+            "budget.steps=1",
+        ],
     )
     made = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 304, 0)
     judges = [("microcosm", 1.0, models.load_judge(values, values.reward.judges[0], CPU))]
@@ -204,7 +211,7 @@ def test_an_update_that_overflows_in_fp16_is_a_line_and_not_the_end(tmp_path):
     lines = files.read_lines(tmp_path / "r" / "metrics.jsonl")
     assert [(line["grad_norm"], line["skipped_update"]) for line in lines] == [(None, 1), (None, 1)]
     assert torch.equal(after, before[0])
-    recipe = recipes.load("microcosm", [])
+    recipe = recipes.load("microcosm", ["algorithm.updates_per_rollout=1"])
     ended = {"wall_seconds": 1.0}
     run = RunDir(tmp_path / "r")
     run.adapter.mkdir()
