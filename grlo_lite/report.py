@@ -10,7 +10,7 @@ from grlo_lite.reporting.record import record_of
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes the page, and returns the exit code. Raises BadInput where there is no such run, or no place for the page."""
+    """Writes the page, and returns the exit code. Raises BadInput where there is no such run, or no place for it."""
     parser = command_line("report", "One self-contained HTML page about a run, or about several laid over each other.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory, finished or not")
     parser.add_argument(

@@ -24,8 +24,8 @@ Band = Sequence[tuple[float, float, float]]
 
 
 def line_chart(title: str, unit: str, series: Mapping[str, Points], bands: Mapping[str, Band] | None = None) -> str:
-    """One or several series over training steps, each as (step, value), with a legend that tells the first value and
-    the last.
+    """One or several series over training steps, each as (step, value), with a legend that tells the first value
+    and the last.
 
     `bands` are (step, lowest, highest) behind a series of the same name. A long series without one is drawn thin, and
     over it the mean of the steps around each. Points that are not finite are left out. Empty where no point is left.
@@ -35,7 +35,9 @@ def line_chart(title: str, unit: str, series: Mapping[str, Points], bands: Mappi
     if not kept:
         return ""
     areas = {name: band for name, band in (bands or {}).items() if name in kept}
-    ys = [y for points in kept.values() for _, y in points] + [y for band in areas.values() for _, *lh in band for y in lh]
+    ys = [y for points in kept.values() for _, y in points] + [
+        y for band in areas.values() for _, *lh in band for y in lh
+    ]
     frame = _Frame([x for points in kept.values() for x, _ in points], ys)
     drawn = frame.drawn()
     for number, name in enumerate(kept):
@@ -113,12 +115,11 @@ def _drawn(frame: _Frame, points: Points, colour: str, smooth: bool) -> list[str
 
 
 def _legend(series: Mapping[str, Points]) -> str:
-    """Each series' first and last value, by its name where there are several."""
+    """Each series by its name, with its first and last value."""
     named = []
     for number, (name, points) in enumerate(series.items()):
         values = f"{points[0][1]:.3g} → {points[-1][1]:.3g}" if len(points) > 1 else f"{points[0][1]:.3g}"
-        called = f"<i></i>{escape(name)} " if len(series) > 1 else ""
-        named.append(f'<span class="series-{number % COLOURS}">{called}<var>{values.replace("-", "−")}</var></span>')
+        named.append(f'<span class="series-{number % COLOURS}"><i></i>{escape(name)} <var>{values}</var></span>')
     return f'<span class="legend">{"".join(named)}</span>'
 
 
@@ -155,7 +156,9 @@ def forest(title: str, unit: str, rows: Sequence[Whisker]) -> str:
         f'<span class="gain">{escape(row.said)}</span></div>'
         for row in rows
     ]
-    axis = "".join(f'<text x="{at(tick)}" y="13" text-anchor="middle">{tick:+g}</text>' for tick in ticks)
+    axis = "".join(
+        f'<text x="{at(tick)}" y="13" text-anchor="middle">{f"{tick:+g}" if tick else "0"}</text>' for tick in ticks
+    )
     axis = f'<div class="row axis"><span></span><span></span><svg aria-hidden="true">{axis}</svg><span></span></div>'
     return (
         f'<figure class="forest"><figcaption><b>{escape(title)}</b> <small>{escape(unit)}</small></figcaption>'

@@ -26,7 +26,11 @@ def base_against_tuned(record: Record) -> str:
     average = found.get("average")
     plots = []
     for metric in dict.fromkeys(task["metric"] for task in found["tasks"]):
-        rows = [_whisker(task["task"], f"{task['n']:,} questions", task) for task in found["tasks"] if task["metric"] == metric]
+        rows = [
+            _whisker(task["task"], f"{task['n']:,} questions", task)
+            for task in found["tasks"]
+            if task["metric"] == metric
+        ]
         if metric == "accuracy" and average and len(rows) > 1:
             rows.append(_whisker("average of tasks", f"{len(rows)} tasks", average, whole=True))
         unit = "tuned less base, with 95 % intervals"
@@ -36,7 +40,9 @@ def base_against_tuned(record: Record) -> str:
     for model, accuracies in found.get("published_under_another_protocol", {}).items():
         told = ", ".join(f"{task} {accuracy:.3f}" for task, accuracy in accuracies.items())
         notes.append(f"Published under another protocol, for scale only: {model} (General-Reasoner's release): {told}")
-    table = f'<details><summary>The same as a table, suite {plain(str(found["suite"]))}</summary>{_table(found)}</details>'
+    table = (
+        f"<details><summary>The same as a table, suite {plain(str(found['suite']))}</summary>{_table(found)}</details>"
+    )
     return "".join(plots) + "".join(map(note, notes)) + table
 
 
@@ -47,7 +53,17 @@ def _whisker(name: str, detail: str, row: dict[str, Any], whole: bool = False) -
 
 
 def _table(found: dict[str, Any]) -> str:
-    head = ["task", "questions", "base", "tuned", "difference", "95 % interval", "p, after Holm", "could show", "cut: base, tuned"]
+    head = [
+        "task",
+        "questions",
+        "base",
+        "tuned",
+        "difference",
+        "95 % interval",
+        "p, after Holm",
+        "could show",
+        "cut: base, tuned",
+    ]
     rows = []
     for task in found["tasks"]:
         cut, holm, least = task.get("truncated", {}), task.get("p_value_holm"), task.get("smallest_detectable")
@@ -104,7 +120,7 @@ def _pair(task: str, question: str, arms: dict[str, dict[str, Any]]) -> str:
     asked = arms["tuned"].get("prompt")
     asked = asked if isinstance(asked, str) else f"question {question} (its text is not kept in this version's answers)"
     reference = str(arms["tuned"].get("reference") or "")
-    right = f' <small>the answer is <b>{excerpt(reference, 200)}</b></small>' if reference else ""
+    right = f" <small>the answer is <b>{excerpt(reference, 200)}</b></small>" if reference else ""
     sides = "".join(_side(name, arms[arm]) for name, arm in (("Base", "base"), ("Tuned", "tuned")))
     return (
         f'<article class="pair"><p class="asked" dir="auto">{excerpt(asked)}</p>'

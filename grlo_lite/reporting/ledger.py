@@ -41,16 +41,18 @@ def entries(record: Record, others: tuple[Record, ...] = ()) -> list[Entry]:
     """The paper's six claims."""
     data, compute = _against_baseline(record, others)
     return [
-        Entry("24.1 → 63.1 on average over its domains, from Qwen3-4B-Base", _average(record), _not_the_average(record)),
+        Entry(
+            "24.1 → 63.1 on average over its domains, from Qwen3-4B-Base", _average(record), _not_the_average(record)
+        ),
         Entry("from 5K prompts", _prompts(record), "Whether more prompts, or more passes over them, would bring more."),
         Entry(
             "in 22.7 GPU hours",
             _hours(record),
             "Hours on other devices, with other model sizes and lengths, are not the paper's hours.",
         ),
-        Entry("46 × less data than RLVR in the domain", data, "That the ratio holds for another baseline, model or size."),
-        Entry("68 × less compute than RLVR in the domain", compute, "As for the data; and compute is counted in hours."),
-        Entry("a later RLVR stage adds only selective gains", _stages(record), "What other rewards, or longer stages, add."),
+        Entry("46 × less data than RLVR in the domain", data, "Whether the ratio holds for other baselines and sizes."),
+        Entry("68 × less compute than RLVR in the domain", compute, "As for the data; compute is counted in seconds."),
+        Entry("a later RLVR stage adds only selective gains", _stages(record), "What another reward would add."),
     ]  # fmt: skip
 
 
@@ -73,7 +75,7 @@ def _average(record: Record) -> str:
 
 
 def _not_the_average(record: Record) -> str:
-    said = "The paper's number: its tasks, prompts and decoding are not known here, so the two cannot be set beside each other."
+    said = "The paper's number: its tasks, prompts and decoding are not known here, so the two are not comparable."
     if record.key("model.name") == "microcosm":
         return f"{said} The microcosm is a made-up world: it shows how the method behaves, not what Qwen3 gains."
     trained = f"a LoRA by {str(record.key('algorithm.name', 'another algorithm')).upper()}"
@@ -91,7 +93,10 @@ def _prompts(record: Record) -> str:
 def _hours(record: Record) -> str:
     if record.seconds is None:
         return "nothing: the time was not recorded"
-    hours, device = number(record.summary.get("gpu_hours")), record.environment.get("device", "a device that is not known")
+    hours, device = (
+        number(record.summary.get("gpu_hours")),
+        record.environment.get("device", "a device that is not known"),
+    )
     if hours:
         return f"{hours:.2f} GPU hours on {device}"
     return f"{duration(record.seconds)} on {device}" + (", without a GPU" if hours == 0 else "")
@@ -112,7 +117,9 @@ def _against_baseline(record: Record, others: tuple[Record, ...]) -> tuple[str, 
 
 def _reached(record: Record) -> str:
     average = record.evaluation.get("average")
-    return f"{100 * average['tuned']:.1f} ({record.path.name})" if isinstance(average, dict) else f"? ({record.path.name})"
+    return (
+        f"{100 * average['tuned']:.1f} ({record.path.name})" if isinstance(average, dict) else f"? ({record.path.name})"
+    )
 
 
 def _ratio(what: str, pair: list[Any]) -> str:
@@ -129,5 +136,7 @@ def _stages(record: Record) -> str:
         against = [task[f"against_{arm}"] for task in record.evaluation["tasks"] if f"against_{arm}" in task]
         gained = sum(row["ci_low"] > 0 for row in against)
         lost = sum(row["ci_high"] < 0 for row in against)
-        said.append(f"against {arm.replace('_', ' ')}, {gained} of {len(against)} tasks gained beyond chance, {lost} lost")
+        said.append(
+            f"against {arm.replace('_', ' ')}, {gained} of {len(against)} tasks gained beyond chance, {lost} lost"
+        )
     return "; ".join(said)

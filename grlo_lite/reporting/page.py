@@ -51,7 +51,10 @@ def tiles(record: Record) -> str:
         shown["cut at their length"] = (f"{last['truncated_fraction']:.0%}", f"from {first:.0%}")
     if record.seconds is not None:
         cost = record.summary.get("cost_usd")
-        shown["of training"] = (duration(record.seconds), f"${cost:.2f}" if cost is not None else f"{record.steps:,} steps")
+        shown["of training"] = (
+            duration(record.seconds),
+            f"${cost:.2f}" if cost is not None else f"{record.steps:,} steps",
+        )
     cells = "".join(
         f"<div><dt>{plain(name)}</dt><dd>{plain(value)} <small>{plain(more)}</small></dd></div>"
         for name, (value, more) in shown.items()
@@ -70,14 +73,16 @@ def closing_line(run: RunDir) -> str:
     try:
         return f"the report is {write([Record(run.path)], run.report)}"
     except OSError as error:
-        return f"the report could not be written ({error.strerror}); python -m grlo_lite.report {run.path} does it later"
+        return (
+            f"the report could not be written ({error.strerror}); python -m grlo_lite.report {run.path} does it later"
+        )
 
 
 def _guarded(groups: several.Groups, section: Callable[[several.Groups], str]) -> str:
     try:
         return section(groups)
     except sections.DAMAGE as error:
-        return note(f"a file of these runs is not what a run writes ({type(error).__name__}: {error})", "refused")
+        return note(sections.damaged("these runs", error), "refused")
 
 
 def _counted(count: int) -> str:
@@ -94,7 +99,7 @@ def _document(title: str, above: str, lead: str, parts: dict[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{plain(title)} · grlo_lite</title><style>\n{style}</style></head>'
         f'<body><header><p class="above">{plain(above)}</p><h1>{plain(title)}</h1>{lead}<nav>{links}</nav></header>'
         f"<main>{body}</main><footer>Written by grlo_lite from the files of the run.</footer></body></html>\n"

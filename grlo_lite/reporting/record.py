@@ -4,6 +4,7 @@ import json
 import math
 import os.path
 import time
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -152,12 +153,18 @@ class Record:
         ended = number(self.summary.get("wall_seconds"))
         return self.lines[-1].get("elapsed_seconds") if ended is None and self.lines else ended
 
-    def quiet_seconds(self, now: float | None = None) -> float:
-        """How long nothing has been written to the metrics; infinity where there are none."""
-        try:
-            return (time.time() if now is None else now) - self.run.metrics.stat().st_mtime
-        except OSError:
-            return math.inf
+    @property
+    def written(self) -> float:
+        """When the newest of the run's files was written that tell of its steps, in seconds since 1970."""
+        times = [0.0]
+        for path in (self.run.metrics, self.run.summary, self.run.recipe):
+            with suppress(OSError):
+                times.append(path.stat().st_mtime)
+        return max(times)
+
+    def quiet_seconds(self) -> float:
+        """How long nothing of the kind has been written."""
+        return max(0.0, time.time() - self.written)
 
     @property
     def state(self) -> str:
@@ -252,6 +259,3 @@ def _sample(row: dict[str, Any]) -> dict[str, Any] | None:
 
 def _line(error: Exception) -> str:
     return cut(" ".join(str(error).split()), 200)
-
-
-

@@ -23,7 +23,10 @@ STYLE = Path(__file__).parent / "sections.css"  # of what stands below; its colo
 # A chart's title, its unit, and the metrics in it by their names in the legend
 CURVES: list[tuple[str, str, dict[str, str]]] = [
     ("Reward", "mean over a step", {"trained on": "reward_mean", "raw score": "score_mean"}),
-    ("Held-out judge", "mean score on fixed prompts", {"held out": "reward_heldout_mean", "trained on": "reward_fixed_mean"}),
+    (
+        "Held-out judge", "mean score on fixed prompts",
+        {"held out": "reward_heldout_mean", "trained on": "reward_fixed_mean"},
+    ),
     ("Length", "tokens a completion", {"mean": "completion_tokens_mean"}),
     ("Truncated", "share of completions cut at their length", {"share": "truncated_fraction"}),
     ("Entropy", "nats a token", {"mean": "entropy"}),
@@ -32,8 +35,11 @@ CURVES: list[tuple[str, str, dict[str, str]]] = [
     ("Explained variance", "of the returns, by the critic", {"share": "explained_variance"}),
     ("Divergence from the reference", "KL, nats a token", {"mean": "kl"}),
     ("Repetition", "share of 4-grams that occurred before", {"share": "repetition_fraction"}),
-    ("Seconds a step", "by phase", {"rollout": "rollout_seconds", "reward": "reward_seconds", "update": "update_seconds"}),
+    ("Seconds a step", "by phase", {phase: f"{phase}_seconds" for phase in ("rollout", "reward", "update")}),
 ]  # fmt: skip
+
+
+MADE_WITH = ("torch", "transformers", "trl", "peft", "unsloth")
 
 
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # what reading a wrong shape raises
@@ -49,10 +55,11 @@ def curves_of(lines: list[dict[str, Any]]) -> list[tuple[str, str, dict[str, str
         if key.startswith("reward_") and key.endswith("_mean") and key not in apart
     }
     sources = {key.partition("/")[2]: key for key in seen if key.startswith("score_mean/")}
+    used = {name: key for name, key in parts.items() if any(line.get(key) for line in lines)}
     more = [
-        ("Shaping", "what each part added to the raw score", {n: k for n, k in parts.items() if any(x.get(k) for x in lines)}),
+        ("Shaping", "what each part added to the raw score", used),
         ("Sources of the score", "each one's mean", sources),
-    ]  # fmt: skip
+    ]
     return [CURVES[0], *more, *CURVES[1:]]
 
 
@@ -92,7 +99,7 @@ def facts(record: Record) -> str:
         "seed": key("seed", said.get("seed", "not known")),
         "device": " ".join(str(said[name]) for name in ("device", "driver") if said.get(name)),
         "backend": said.get("backend"),
-        "made with": ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "trl", "peft") if name in versions),
+        "made with": ", ".join(f"{name} {versions[name]}" for name in MADE_WITH if name in versions),
         "commit": str(said.get("git_commit") or "")[:12],
         "adapter's SHA-256": str(record.summary.get("adapter_sha256") or "")[:16],
     }  # fmt: skip
@@ -140,12 +147,18 @@ def time_and_cost(record: Record) -> str:
     price = number(record.key("budget.usd_per_hour"))
     if phases and record.steps:
         planned = sum(phases) * record.steps
-        rows.append([f"{record.steps:,} steps", duration(planned), duration(record.seconds), _times(record.seconds, planned)])
+        rows.append(
+            [f"{record.steps:,} steps", duration(planned), duration(record.seconds), _times(record.seconds, planned)]
+        )
         if price:
             cost = record.seconds / 3600 * price
-            rows.append(["dollars", f"{planned / 3600 * price:.2f}", f"{cost:.2f}", _times(cost, planned / 3600 * price)])
+            rows.append(
+                ["dollars", f"{planned / 3600 * price:.2f}", f"{cost:.2f}", _times(cost, planned / 3600 * price)]
+            )
     hours, usd = number(record.summary.get("gpu_hours")), number(record.summary.get("cost_usd"))
-    tokens = record.summary.get("generated_tokens") or (record.lines[-1].get("generated_tokens") if record.lines else None)
+    tokens = record.summary.get("generated_tokens") or (
+        record.lines[-1].get("generated_tokens") if record.lines else None
+    )
     told = {
         "wall time": duration(record.seconds),
         "GPU hours": "none, without a GPU" if hours == 0 else f"{hours:.2f}" if hours is not None else "",
@@ -178,7 +191,8 @@ def _sample(row: dict[str, Any]) -> str:
     told = [f"reward {row['reward']:+.2f}", f"{row['length']} tokens"] + ["truncated"] * row["cut"]
     return (
         f'<article class="sample"><p class="asked" dir="auto">{excerpt(row["prompt"])}</p>'
-        f'<p class="said" dir="auto">{excerpt(row["completion"])}</p><p class="told">{plain(" · ".join(told))}</p></article>'
+        f'<p class="said" dir="auto">{excerpt(row["completion"])}</p>'
+        f'<p class="told">{plain(" · ".join(told))}</p></article>'
     )
 
 
@@ -195,7 +209,7 @@ SECTIONS: dict[str, Callable[[Record], str]] = {
     "Ten answers": answers_side_by_side,
     "Prompts": prompts,
     "Time and cost": time_and_cost,
-    "What the paper says, and what this run shows of it": ledger,
+    "The paper's claims": ledger,
 }
 
 
@@ -204,8 +218,13 @@ def shown(record: Record, section: Callable[[Record], str]) -> str:
     try:
         return section(record)
     except DAMAGE as error:
-        said = f"a file of {record.path} is not what a run writes ({type(error).__name__}: {error}); restore it from a copy"
-        return note(said, "refused")
+        return note(damaged(str(record.path), error), "refused")
+
+
+def damaged(where: str, error: Exception) -> str:
+    """What to say of a file whose content has another shape than a run writes."""
+    said = f"{type(error).__name__}: {error}"
+    return f"a file of {where} is not what a run writes ({said}); restore it from a copy"
 
 
 def lead(record: Record) -> str:

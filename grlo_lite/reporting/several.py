@@ -69,7 +69,7 @@ def gains(groups: Groups) -> str:
             rows.append(_whisker(record.path.name, f"seed {record.key('seed', '?')}", record.evaluation["average"]))
         if len(measured) > 1:
             rows.append(_whisker(label, f"mean of {len(measured)} seeds", _over_seeds(measured), whole=True))
-    unit = "average accuracy, tuned less base; a run's interval is over its questions, a mean's over the seeds (Student's t)"
+    unit = "average accuracy, tuned less base; a run's interval is over its questions, a mean's over the seeds (t)"
     left = note(f"no average was measured of {', '.join(untold)}") if untold else ""
     return forest("Gain", unit, rows) + left
 
@@ -97,8 +97,8 @@ def paired(groups: Groups) -> str:
         return note("One recipe: there is none to set it against. What seeds do to it stands above.")
     shown = [_paired_table(first, reference, label, records) for label, records in others]
     said = (
-        "Tuned answers to the same questions, a question's score being its mean over the samples and seeds of a recipe. The "
-        "intervals are over questions (paired t); how much another seed would change is not in them. p: after Holm."
+        "Tuned answers to the same questions, a question's score being its mean over the samples and seeds of a recipe. "
+        "The intervals are over questions (paired t); how much another seed would change is not in them. p: after Holm."
     )
     return "".join(shown) + note(said)
 
@@ -140,7 +140,9 @@ def _scores(records: list[Record]) -> dict[str, dict[str, float]]:
         for row in record.answers:
             score = number(row.get("score"))
             if row.get("arm") == "tuned" and score is not None:
-                by_run = found.setdefault(str(row.get("task")), {}).setdefault(str(row.get("question")), [[] for _ in records])
+                by_run = found.setdefault(str(row.get("task")), {}).setdefault(
+                    str(row.get("question")), [[] for _ in records]
+                )
                 by_run[place].append(score)
     return {
         task: {question: fmean(map(fmean, by_run)) for question, by_run in questions.items() if all(by_run)}
@@ -203,5 +205,5 @@ SECTIONS: dict[str, Callable[[Groups], str]] = {
     "Gains": gains,
     "Paired differences": paired,
     "Curves": curves,
-    "What the paper says, and what these runs show of it": claims,
+    "The paper's claims": claims,
 }

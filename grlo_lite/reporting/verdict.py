@@ -26,10 +26,12 @@ def measured(record: Record) -> str:
         task = tasks[0]
         return (
             f"{control}{'on' if control else 'On'} {task['n']:,} questions of {task['task']} the tuned model has "
-            f"{task['tuned']:.2f} and the base {task['base']:.2f} ({task['metric'].replace('_', ' ')}), a difference of "
-            f"{task['difference']:+.2f} [{task['ci_low']:+.2f}, {task['ci_high']:+.2f}], {_meaning(task)}."
+            f"{task['tuned']:.2f} and the base {task['base']:.2f} ({task['metric'].replace('_', ' ')}), a difference "
+            f"of {task['difference']:+.2f} [{task['ci_low']:+.2f}, {task['ci_high']:+.2f}], {_meaning(task)}."
         )
-    return f"{control}{'whether' if control else 'Whether'} the model got better is not known, for nothing was measured."
+    return (
+        f"{control}{'whether' if control else 'Whether'} the model got better is not known, for nothing was measured."
+    )
 
 
 def trained(record: Record) -> str:
