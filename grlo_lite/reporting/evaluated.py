@@ -11,8 +11,8 @@ ANSWERS = 10  # questions whose answers are shown
 
 
 RULE = (
-    "Chosen by a rule that does not look at what came out: of each task in turn the questions that stand at even "
-    "distances in it, the first sample of each."
+    "Chosen by a rule that does not look at what came out: of all questions in their order, the one in the middle of "
+    "each of ten equal stretches; of several samples the first."
 )
 
 
@@ -104,16 +104,9 @@ def _pairs(rows: list[dict[str, Any]]) -> list[Pair]:
 
 
 def chosen_pairs(pairs: list[Pair], most: int = ANSWERS) -> list[Pair]:
-    """At most `most`, by RULE, in the order of the tasks."""
-    tasks: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        tasks.setdefault(pair[0], []).append(pair)
-    counts = dict.fromkeys(tasks, 0)
-    while sum(counts.values()) < min(most, len(pairs)):
-        for task, theirs in tasks.items():
-            if counts[task] < len(theirs) and sum(counts.values()) < most:
-                counts[task] += 1
-    return [theirs[n * len(theirs) // counts[task]] for task, theirs in tasks.items() for n in range(counts[task])]
+    """At most `most`, by RULE."""
+    count = min(most, len(pairs))
+    return [pairs[(2 * n + 1) * len(pairs) // (2 * count)] for n in range(count)]
 
 
 def _pair(task: str, question: str, arms: dict[str, dict[str, Any]]) -> str:

@@ -88,7 +88,7 @@ def facts(record: Record) -> str:
     algorithm = f"{str(key('algorithm.name', '?')).upper()}, learning rate {key('optimizer.learning_rate', '?')}"
     updates = key("algorithm.updates_per_rollout", 1)
     batch = f"{key('rollout.batch', '?')} completions a step in groups of {key('rollout.group_size', '?')}"
-    versions = said.get("versions") if isinstance(said.get("versions"), dict) else {}
+    versions = said.get("versions") or {}
     rows = {
         "recipe": record.name,
         "base": f"{key('model.name', 'not known')} ({key('model.quantization', '?')})",

@@ -14,19 +14,46 @@ from grlo_lite.wording import cut, duration, numbers
 
 Groups = dict[str, list[Record]]  # runs whose recipes differ in nothing but the seed, by what sets them apart
 
+ASKED = ("questions_sha256", "samples", "max_tokens", "temperature")  # of a task in evaluation.json
+
+
+NAME = "recipe"  # the recipe's name among its keys
+
+
 UNTOLD = ("seed", "logging")  # sections in which runs of one group may differ
 
 
 def grouped(records: list[Record]) -> Groups:
-    """The runs by their recipes without the seed, each group named by the keys in which it differs from others."""
-    flat = [_flat({key: value for key, value in record.recipe.items() if key not in UNTOLD}) for record in records]
-    everywhere = sorted({key for keys in flat for key in keys})
-    apart = [key for key in everywhere if len({keys.get(key) for keys in flat}) > 1]
-    groups: Groups = {}
-    for record, keys in zip(records, flat, strict=True):
-        told = ", ".join(f"{key}={keys.get(key, 'null')}" for key in apart)
-        groups.setdefault(cut(told, 120) or record.name, []).append(record)
-    return groups
+    """The runs by their recipes without the seed, each group named by as few keys as tell it from the others."""
+    every = [_keys(record) for record in records]
+    named = _telling(every)
+    groups: dict[str, Groups] = {}
+    for record, keys in zip(records, every, strict=True):
+        told = [keys[key] if key == NAME else f"{key}={keys.get(key, 'null')}" for key in named]
+        groups.setdefault(repr(keys), {}).setdefault(cut(", ".join(told), 100), []).append(record)
+    merged: Groups = {}
+    for place, group in enumerate(groups.values(), 1):
+        ((label, members),) = group.items()
+        merged[label if label not in merged else f"{label} ({place})"] = members
+    return merged
+
+
+def _telling(every: list[dict[str, str]]) -> list[str]:
+    """The recipe's name, and of the keys in which recipes differ one after the other that tells the most apart."""
+    named, wanted = [NAME], len({repr(keys) for keys in every})
+
+    def told(keys: list[str]) -> int:
+        return len({tuple(one.get(key) for key in keys) for one in every})
+
+    apart = sorted({key for keys in every for key in keys}, key=lambda key: (len(key), key))
+    while told(named) < wanted:
+        named.append(max(apart, key=lambda key: told([*named, key])))
+    return named
+
+
+def _keys(record: Record) -> dict[str, str]:
+    recipe = {key: value for key, value in record.recipe.items() if key not in UNTOLD}
+    return {NAME: record.name, **_flat(recipe)}
 
 
 def _flat(section: dict[str, Any], before: str = "") -> dict[str, str]:
@@ -47,15 +74,16 @@ def runs(groups: Groups) -> str:
         for record in records:
             rewards = [line["reward_mean"] for line in record.lines if "reward_mean" in line]
             average = record.evaluation.get("average")
-            told = numbers(average) if isinstance(average, dict) else ("–", "–", "–", "")
+            base, tuned, gain, _ = numbers(average) if isinstance(average, dict) else ("–",) * 4
             rows.append(
                 [
                     record.path.name, label, str(record.key("seed", "?")), record.state, f"{record.steps:,}",
-                    f"{rewards[0]:+.2f} → {rewards[-1]:+.2f}" if rewards else "–", *told,
+                    f"{rewards[0]:+.2f} → {rewards[-1]:+.2f}" if rewards else "–",
+                    f"{base} → {tuned}", gain,
                     "–" if record.seconds is None else duration(record.seconds),
                 ]
             )  # fmt: skip
-    head = ["run", "recipe", "seed", "state", "steps", "reward", "base", "tuned", "gain", "95 % interval", "time"]
+    head = ["run", "recipe", "seed", "state", "steps", "reward", "base and tuned", "gain", "time"]
     return html_table(head, rows)
 
 
@@ -90,15 +118,26 @@ def _whisker(name: str, detail: str, row: dict[str, Any], whole: bool = False) -
     return Whisker(name, detail, f"{base} → {tuned}", row["difference"], row["ci_low"], row["ci_high"], said, whole)
 
 
+def apart(groups: Groups) -> str:
+    """The keys in which the recipes differ, a row each."""
+    if len(groups) < 2:
+        return note("The runs have one recipe, and differ in their seeds.")
+    every = [_keys(records[0]) for records in groups.values()]
+    keys = [
+        key for key in dict.fromkeys(key for one in every for key in one) if len({one.get(key) for one in every}) > 1
+    ]
+    return html_table(["", *groups], [[key, *(cut(one.get(key, "–"), 60) for one in every)] for key in keys])
+
+
 def paired(groups: Groups) -> str:
-    """Tuned against tuned, each recipe less the first, on the questions that all were asked."""
+    """Tuned against tuned, each recipe less the first, on the questions that both were asked."""
     (first, reference), *others = groups.items()
     if not others:
         return note("One recipe: there is none to set it against. What seeds do to it stands above.")
     shown = [_paired_table(first, reference, label, records) for label, records in others]
     said = (
-        "Tuned answers to the same questions, a question's score being its mean over the samples and seeds of a recipe. "
-        "The intervals are over questions (paired t); how much another seed would change is not in them. p: after Holm."
+        "Tuned answers to the same questions; a question's score is its mean over the samples and runs of a recipe. "
+        "The intervals are over questions (t); how much other seeds would change is not in them. p: after Holm."
     )
     return "".join(shown) + note(said)
 
@@ -108,58 +147,48 @@ def _paired_table(first: str, reference: list[Record], label: str, records: list
 
     from grlo_lite.evaluation.paired_statistics import holm, mean_of_differences, paired_difference
 
-    ours, theirs = _scores(records), _scores(reference)
+    theirs, ours = _scores(reference), _scores(records)
     pairs, left = {}, []
     for task in dict.fromkeys([*theirs, *ours]):
-        common = [q for q in theirs.get(task, {}) if q in ours.get(task, {})]
-        if len(common) < 2 or len({_asked(record, task) for record in [*reference, *records]}) > 1:
+        common = [question for question in theirs.get(task, {}) if question in ours.get(task, {})]
+        if len(common) > 1:
+            pairs[task] = paired_difference(*(np.array([arm[task][q] for q in common]) for arm in (theirs, ours)))
+        else:
             left.append(task)
-            continue
-        arms = [np.array([scores[task][q] for q in common]) for scores in (theirs, ours)]
-        pairs[task] = paired_difference(*arms)
+    adjusted = holm([pair.p_value for pair in pairs.values()]) if pairs else []
     rows = [
-        [task, f"{pair.n:,}", *numbers(vars(pair)), f"{p:.2g}"]
-        for (task, pair), p in zip(pairs.items(), holm([pair.p_value for pair in pairs.values()]), strict=True)
+        [task[0], f"{pair.n:,}", *numbers(vars(pair)), f"{p:.2g}"]
+        for (task, pair), p in zip(pairs.items(), adjusted, strict=True)
     ]
-    accurate = [pairs[task] for task in pairs if _metric(records[0], task) == "accuracy"]
+    accurate = [pair for (_, metric), pair in pairs.items() if metric == "accuracy"]
     if len(accurate) > 1:
         average = mean_of_differences(accurate)
         rows.append(["average of tasks", "", *numbers(average), f"{average['p_value']:.2g}"])
     head = ["task", "questions", "first", "other", "other less first", "95 % interval", "p"]
-    untold = note(f"not paired, as not all runs kept answers to the same questions: {', '.join(left)}") if left else ""
-    if not pairs and not left:
-        untold = note("no run kept its answers; python -m grlo_lite.evaluate RUN keeps them")
+    untold = (
+        note(f"not paired, for they were not asked the same: {', '.join(name for name, _ in left)}") if left else ""
+    )
+    if not theirs or not ours:
+        untold = note("the answers of at least one recipe were not kept; python -m grlo_lite.evaluate RUN keeps them")
     title = f"<h4>{plain(label)} <small>against {plain(first)}</small></h4>"
     return title + (html_table(head, rows) if rows else "") + untold
 
 
-def _scores(records: list[Record]) -> dict[str, dict[str, float]]:
-    """By task and question the tuned answers' mean score over runs and samples; what not all runs were asked is out."""
-    found: dict[str, dict[str, list[list[float]]]] = {}
-    for place, record in enumerate(records):
+def _scores(records: list[Record]) -> dict[tuple[str, str], dict[tuple[Any, ...], float]]:
+    """By task and its metric, and by question, the mean score of the tuned answers over runs and samples.
+
+    A question is known by its number, the hash of all of its task's questions, and how answers were sampled.
+    """
+    found: dict[tuple[str, str], dict[tuple[Any, ...], list[float]]] = {}
+    for record in records:
+        tasks = {row["task"]: row for row in record.evaluation.get("tasks", [])}
         for row in record.answers:
-            score = number(row.get("score"))
-            if row.get("arm") == "tuned" and score is not None:
-                by_run = found.setdefault(str(row.get("task")), {}).setdefault(
-                    str(row.get("question")), [[] for _ in records]
-                )
-                by_run[place].append(score)
-    return {
-        task: {question: fmean(map(fmean, by_run)) for question, by_run in questions.items() if all(by_run)}
-        for task, questions in found.items()
-    }
-
-
-def _task(record: Record, task: str) -> dict[str, Any]:
-    return next((row for row in record.evaluation.get("tasks", []) if row["task"] == task), {})
-
-
-def _metric(record: Record, task: str) -> str | None:
-    return _task(record, task).get("metric")
-
-
-def _asked(record: Record, task: str) -> tuple[Any, ...]:
-    return tuple(_task(record, task).get(key) for key in ("questions_sha256", "samples", "max_tokens", "temperature"))
+            score, task = number(row.get("score")), tasks.get(row.get("task"))
+            if row.get("arm") != "tuned" or score is None or task is None:
+                continue
+            question = (*(task.get(key) for key in ASKED), row.get("question"))
+            found.setdefault((task["task"], task["metric"]), {}).setdefault(question, []).append(score)
+    return {task: {q: fmean(scores) for q, scores in questions.items()} for task, questions in found.items()}
 
 
 def curves(groups: Groups) -> str:
@@ -202,6 +231,7 @@ def claims(groups: Groups) -> str:
 
 SECTIONS: dict[str, Callable[[Groups], str]] = {
     "Runs": runs,
+    "What sets the recipes apart": apart,
     "Gains": gains,
     "Paired differences": paired,
     "Curves": curves,

@@ -17,7 +17,7 @@ NARROWEST = 40  # columns
 
 
 def screen(record: Record, columns: int) -> list[str]:
-    """The run as it stands, in lines of at most `columns` characters: state, curves, guards, a sample, the evaluation."""
+    """The run as it stands, in lines of at most `columns` characters: state, curves, guards, a sample, evaluation."""
     columns = max(columns, NARROWEST)
     lines = [f"{record.name}: {record.key('model.name', '?')}, by {record.reward}", *_progress(record, columns), ""]
     lines += _curves(record) or ["no step has been written yet"]
