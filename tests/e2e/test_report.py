@@ -25,7 +25,8 @@ SCREENSHOTS = os.environ.get("GRLO_LITE_SCREENSHOTS")
 LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 HOSTILE = (
     "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"></style></svg></html>"
-    "<iframe src='https://elsewhere.example/'></iframe>&amp;\u202egnorw\u200f\x1b[31m]]><!-- '\"` ${7*7} {{7*7}}\n\nnext"
+    "<iframe src='https://elsewhere.example/'></iframe>&amp;\u202egnorw\u200f\x1b[31m]]><!-- '\"` ${7*7} {{7*7}}"
+    "\n\nnext"
 )
 # Each chart's title, its ticks with their heights, and its lines; a forest's rows with their places in per cent
 CHARTS = """() => [...document.querySelectorAll('.chart')].map(chart => ({
@@ -37,9 +38,9 @@ CHARTS = """() => [...document.querySelectorAll('.chart')].map(chart => ({
 FORESTS = """() => [...document.querySelectorAll('.forest')].map(forest => ({
   ticks: [...forest.querySelectorAll('.axis text')].map(t => [Number(t.textContent), parseFloat(t.getAttribute('x'))]),
   rows: [...forest.querySelectorAll('.row:not(.axis)')].map(row => [
-    row.querySelector('.task').textContent, row.querySelector('.rates').textContent, row.querySelector('.gain').textContent,
-    parseFloat(row.querySelector('circle').getAttribute('cx')),
-    parseFloat(row.querySelector('.interval').getAttribute('x1')), parseFloat(row.querySelector('.interval').getAttribute('x2')),
+    ...['.task', '.rates', '.gain'].map(of => row.querySelector(of).textContent),
+    ...[['circle', 'cx'], ['.interval', 'x1'], ['.interval', 'x2']].map(
+      ([of, name]) => parseFloat(row.querySelector(of).getAttribute(name))),
   ]),
 }))"""
 
@@ -106,7 +107,7 @@ def test_hostile_text_is_text_and_nothing_is_asked_for(demo, chromium, width, sc
         assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert "taken" in shown.title()  # the recipe's name, as it was written
         assert shown.locator("script, img, iframe, object").count() == 0
-        said = shown.locator(".said").first.inner_text()
+        said = shown.locator(".pair .said").first.inner_text()
         assert said.startswith("<script>document.title='taken'</script><img src=x onerror=")
         assert "[U+202E]gnorw[U+200F][U+001B][31m" in said
         assert said.endswith("\n\nnext")
@@ -123,9 +124,10 @@ def test_every_number_is_the_files(demo, chromium):
     with visit(chromium, demo / "report.html") as shown:
         drawn = {chart["title"]: chart for chart in shown.evaluate(CHARTS)}
         keys = {
-            "Reward": ["reward_mean", "score_mean"], "Shaping": ["reward_truncation_mean"], "Length": ["completion_tokens_mean"],
-            "Truncated": ["truncated_fraction"], "Entropy": ["entropy"], "Gradient": ["grad_norm"],
-            "Repetition": ["repetition_fraction"], "Seconds a step": ["rollout_seconds", "reward_seconds", "update_seconds"],
+            "Reward": ["reward_mean", "score_mean"], "Shaping": ["reward_truncation_mean"],
+            "Length": ["completion_tokens_mean"], "Truncated": ["truncated_fraction"], "Entropy": ["entropy"],
+            "Gradient": ["grad_norm"], "Repetition": ["repetition_fraction"],
+            "Seconds a step": ["rollout_seconds", "reward_seconds", "update_seconds"],
         }  # fmt: skip
         assert drawn.keys() == keys.keys()
         for title, names in keys.items():
@@ -184,10 +186,10 @@ def test_five_hundred_steps_are_written_in_three_seconds_and_two_megabytes(demo)
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
-        (["summary.json", "evaluation.json", "adapter"], ["summary.json is not there: the run is unfinished", "made 40 of 40"]),
+        (["summary.json", "evaluation.json", "adapter"], ["The run is unfinished: it made 40 of 40 steps", "--resume"]),
         (["evaluation.json"], ["nothing was measured", "python -m grlo_lite.evaluate"]),
         (["samples.jsonl"], ["samples.jsonl is not there", "no samples of training were kept"]),
-        (["contamination.json", "environment.json", "recipe.yaml"], ["recipe.yaml is not there", "a base that is not known"]),
+        (["contamination.json", "environment.json", "recipe.yaml"], ["recipe.yaml is not there", "that is not known"]),
         (["metrics.jsonl"], ["no step has been written", "No step of training has been recorded."]),
     ],
 )  # fmt: skip
@@ -221,23 +223,21 @@ def test_runs_lie_over_each_other(demo, chromium, tmp_path):
         assert (first.locator("polygon").count(), first.locator("polyline:not(.raw)").count()) == (1, 2)
 
 
-def test_a_run_ends_with_its_report_and_keeps_its_answers(trained, chromium):
-    assert f"the report is {trained.path / 'report.html'}\n" in trained.printed
-    rows = files.read_lines(trained.path / "answers.jsonl")
-    assert len(rows) == 2 * (150 + 4 * 300)
-    found = json.loads((trained.path / "evaluation.json").read_text())
-    for task in found["tasks"]:
-        for arm in ("base", "tuned"):
-            scores = [row["score"] for row in rows if (row["task"], row["arm"]) == (task["task"], arm)]
-            assert sum(scores) / len(scores) == pytest.approx(task[arm])
-    with visit(chromium, trained.path / "report.html") as shown:
-        assert shown.locator(".missing, .refused").count() == 0
+def test_ten_answers_stand_side_by_side(demo, chromium):
+    answered(demo, "seven is the answer")
+    assert main([str(demo)]) == 0
+    with visit(chromium, demo / "report.html") as shown:
         pairs = shown.locator(".pair")
         assert pairs.count() == 10
-        prompts = {row["prompt"] for row in rows}
-        assert set(pairs.locator(".asked").all_inner_texts()) <= prompts
-        if SCREENSHOTS:
-            shown.screenshot(path=Path(SCREENSHOTS) / "report-desktop.png", scale="css")
-    if SCREENSHOTS:
-        with visit(chromium, trained.path / "report.html", 390, "dark") as shown:
-            shown.screenshot(path=Path(SCREENSHOTS) / "report-phone.png", scale="css")
+        assert pairs.first.locator(".side.right").count() == 2
+        assert pairs.first.inner_text().count("seven is the answer") == 3  # the prompt, base, tuned
+        left, right = (pairs.first.locator(".side").nth(side).bounding_box() for side in (0, 1))
+        assert left["y"] == right["y"]
+        assert left["x"] + left["width"] <= right["x"]
+
+
+@pytest.mark.skipif(not SCREENSHOTS, reason="GRLO_LITE_SCREENSHOTS names no folder")
+@pytest.mark.parametrize(("width", "scheme", "name"), [(1280, "light", "desktop"), (390, "dark", "phone")])
+def test_the_documentation_has_a_screenshot(trained, chromium, width, scheme, name):
+    with visit(chromium, trained.path / "report.html", width, scheme) as shown:
+        shown.screenshot(path=Path(SCREENSHOTS) / f"report-{name}.png", scale="css")
