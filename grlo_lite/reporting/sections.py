@@ -202,8 +202,8 @@ def _times(measured: float, planned: float) -> str:
 
 # A section by its title, in the page's order
 SECTIONS: dict[str, Callable[[Record], str]] = {
-    "What was run": facts,
     "Base against tuned": base_against_tuned,
+    "What was run": facts,
     "Curves": curves,
     "Guards": guards,
     "Ten answers": answers_side_by_side,

@@ -60,7 +60,7 @@ def chromium():
 @contextmanager
 def visit(chromium, file, width=1280, scheme="light"):
     """The page of a file; at the end nothing was said on the console and nothing asked for but the file itself."""
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context = chromium.new_context(viewport={"width": width, "height": 1250}, color_scheme=scheme)
     shown, troubles, asked = context.new_page(), [], []
     shown.on("console", lambda said: troubles.append(said.text))
     shown.on("pageerror", lambda error: troubles.append(str(error)))
