@@ -19,6 +19,7 @@ from grlo_lite.models.trained_adapter import stages_of
 from grlo_lite.planning import this_machine
 from grlo_lite.prompts.prepared import PromptRows, needs_no_hub, prompt_rows
 from grlo_lite.recipe.schema import Recipe
+from grlo_lite.reporting import page
 from grlo_lite.rewards.sources import require_rewards, require_usable
 from grlo_lite.rundir import files, layout
 from grlo_lite.rundir.layout import RunDir
@@ -90,10 +91,13 @@ def _trained(recipe: Recipe, run: RunDir, rows: PromptRows, where: Place) -> int
         raise KeyboardInterrupt
     if processes.is_main():
         stages = stages_of(files.read_json(run.environment).get("lineage", []))
-        evaluation = end_of_run.measured(measurement, loaded.policy, loaded.rewards, rows.heldout, stages)
+        evaluation, answers = end_of_run.measured(measurement, loaded.policy, loaded.rewards, rows.heldout, stages)
         with loop.full_disk_told(run, loaded):
+            if answers:
+                files.write_atomically(run.answers, files.json_lines(answers))
             loop.save(recipe, run, loaded, ended, evaluation)
         print(end_of_run.closing_lines(evaluation, run))
+        print(page.closing_line(run))
     return 0
 
 

@@ -27,7 +27,7 @@ TABS: dict[str, Callable[[Shared], object]] = {
 }
 
 
-STYLE = Path(__file__).parent / "page.css"
+STYLES = [Path(__file__).parent / "page.css", sections.STYLE]
 
 
 def blocks(desk: Desk, runs: dict[str, Path], base: str, votes: Votes) -> gr.Blocks:
@@ -54,4 +54,4 @@ def look() -> dict[str, Any]:
     theme.set(button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800")
     theme.set(button_primary_text_color="white", button_primary_text_color_dark="white")
     theme.set(button_primary_background_fill_dark="*primary_700")
-    return {"theme": theme, "css_paths": [STYLE], "footer_links": []}
+    return {"theme": theme, "css_paths": STYLES, "footer_links": []}

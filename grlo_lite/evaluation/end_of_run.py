@@ -1,14 +1,14 @@
 """Base against tuned on the same questions, from one loaded model: the measurement that ends a run.
 
 It answers every question anew, in batches of its own, where `evaluate` keeps and takes answers from a store; tasks,
-scorers, statistics and the form of evaluation.json are the same.
+scorers, statistics and the form of evaluation.json and answers.jsonl are the same.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grlo_lite.evaluation.results import ARMS, Outcome, evaluation, scored, table
+from grlo_lite.evaluation.results import ARMS, Outcome, answer_rows, evaluation, scored, table
 from grlo_lite.evaluation.tasks import suites
 from grlo_lite.evaluation.tasks.task import Asked, Question, Said, Task, Verdict
 from grlo_lite.generation.answers import rows_at_once, sampled_answers
@@ -42,9 +42,9 @@ def measurement(recipe: Recipe) -> Measurement:
 
 def measured(
     planned: Measurement, policy: Any, rewards: Any, heldout_rows: list, stages: tuple[Stage, ...] = ()
-) -> dict[str, Any]:
-    """evaluation.json of a trained policy: the reward of the answers to prompts that were kept out of training, and
-    the suite. The `stages` that it went on from are arms of their own.
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """evaluation.json and the rows of answers.jsonl of a trained policy: the reward of the answers to prompts that were
+    kept out of training, and the suite. The `stages` that it went on from are arms of their own.
     """
     policy.model.eval()
     with trained_adapter.stages_loaded(policy.model, stages):
@@ -53,7 +53,7 @@ def measured(
 
 def _measured(
     planned: Measurement, policy: Any, rewards: Any, heldout_rows: list, arms: tuple[str, ...]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     recipe, outcomes = planned.recipe, []
     if len(heldout_rows) > 1 and recipe.evaluation.heldout_prompts:
         print(f"measuring: {len(heldout_rows)} held-out prompts, {_named(arms)}", flush=True)
@@ -62,7 +62,8 @@ def _measured(
         print(f"measuring: {task.name}, {len(questions)} questions, {_named(arms)}", flush=True)
         asked = [[{"role": "user", "content": question.prompt}] for question in questions]
         outcomes.append(scored(task, questions, _of_arms(arms, policy, asked, task, recipe)))
-    return evaluation(recipe.evaluation.suite, outcomes, planned.missing, {"seed": recipe.seed})
+    found = evaluation(recipe.evaluation.suite, outcomes, planned.missing, {"seed": recipe.seed})
+    return found, answer_rows(outcomes)
 
 
 def closing_lines(evaluation: dict[str, Any], run: RunDir) -> str:

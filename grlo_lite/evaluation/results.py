@@ -126,6 +126,7 @@ def answer_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
         {
             "task": outcome.task.name,
             "question": question.id,
+            "prompt": question.prompt,
             "arm": arm,
             "sample": k,
             "score": verdict.score,

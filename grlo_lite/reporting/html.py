@@ -4,7 +4,9 @@ import re
 from html import escape
 
 # Reordering what is read (Trojan Source, CVE-2021-42574), controls, lone surrogates, and what shows nothing
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]")
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 
 
 def seen(text: str) -> str:
@@ -14,6 +16,18 @@ def seen(text: str) -> str:
 def plain(text: str) -> str:
     """Text in the page's own HTML, of which no Markdown is made: a blank line would end the HTML that it is in."""
     return escape(seen(text)).replace("\r", "").replace("\n", "&#10;")
+
+
+def excerpt(text: str, most: int = 2000) -> str:
+    """The beginning of a text as `plain`, and how much of it is not shown."""
+    rest = len(text) - most
+    return plain(text) if rest <= 0 else f"{plain(text[:most])}<small> … {rest:,} more characters</small>"
+
+
+def facts_list(rows: dict[str, str]) -> str:
+    """Names and values; the values are cut where they are longer than a line can be read."""
+    facts = "".join(f"<div><dt>{plain(name)}</dt><dd>{excerpt(value, 300)}</dd></div>" for name, value in rows.items())
+    return f'<dl class="facts">{facts}</dl>' if facts else ""
 
 
 def note(text: str, kind: str = "note") -> str:

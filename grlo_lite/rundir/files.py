@@ -57,7 +57,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     JSON.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):  # texts may hold U+2028
         try:
             rows.append(json.loads(line))
         except ValueError:

@@ -40,6 +40,7 @@ class RunDir:
         self.answers = path / "answers.jsonl"  # every answer of the newest evaluation, and why it was judged so
         self.answer_store = path / "answers.sqlite"  # every answer of all of them, so that none is asked for twice
         self.summary = path / "summary.json"
+        self.report = path / "report.html"
 
     @property
     def journals(self) -> tuple[Path, ...]:

@@ -119,7 +119,7 @@ def test_a_plot_on_the_run_page(copy):
         "from pathlib import Path; from grlo_lite.reporting.sections import overview; print(overview(Path('demo')))"
     )
     shutil.copytree(ROOT / "grlo_lite" / "microcosm" / "assets" / "demo", copy / "demo")
-    assert "norm before clipping" in run(copy, "-c", program)
+    assert "of the optimizer" in run(copy, "-c", program)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grlo_lite import app, doctor, evaluate, plan
+from grlo_lite import app, doctor, evaluate, plan, report, watch
 from grlo_lite.errors import BadInput
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.train import main
@@ -35,6 +35,9 @@ def test_every_command_of_the_readme_is_understood(words, tmp_path, monkeypatch,
         assert doctor.main([*arguments, "--prompts", "0"]) == 0
     elif module == "grlo_lite.plan":
         assert plan.main(arguments) in (0, plan.DoesNotFit.exit_code)
+    elif module in ("grlo_lite.report", "grlo_lite.watch"):
+        with pytest.raises(BadInput, match="is no run directory"):
+            (report if module == "grlo_lite.report" else watch).main(arguments)
     elif module in ("grlo_lite.evaluate", "app.py"):
         with pytest.raises(BadInput, match="is neither a run directory"):
             (app if module == "app.py" else evaluate).main(arguments)

@@ -2,6 +2,7 @@
 documented.
 """
 
+import html
 import importlib.util
 import json
 import re
@@ -45,6 +46,23 @@ def test_it_learns_what_it_was_never_asked(trained):
     learnt(path)
     asked = {row["prompt"] for row in files.read_lines(path / "samples.jsonl")}
     assert asked <= set(world.chat_prompts(held_out=False))
+
+
+def test_a_run_ends_with_its_report_and_keeps_its_answers(trained):
+    assert f"the report is {trained.path / 'report.html'}\n" in trained.printed
+    rows = files.read_lines(trained.path / "answers.jsonl")
+    for task in evaluation(trained.path)["tasks"]:
+        for arm in ("base", "tuned"):
+            scores = [row["score"] for row in rows if (row["task"], row["arm"]) == (task["task"], arm)]
+            assert len(scores) == task["n"]
+            assert sum(scores) / len(scores) == pytest.approx(task[arm])
+    report = (trained.path / "report.html").read_text()
+    assert 'class="missing"' not in report
+    assert 'class="refused"' not in report
+    asked = {html.escape(row["prompt"]) for row in rows}
+    shown = re.findall(r'class="pair"><p class="asked" dir="auto">([^<]*)<', report)
+    assert len(shown) == 10
+    assert set(shown) <= asked
 
 
 def test_the_run_directory_is_as_documented(trained):

@@ -360,7 +360,7 @@ def test_a_damaged_file_of_a_run_costs_its_own_part(tmp_path, name, content):
     assert sections.samples(tmp_path / "run", 1)
     assert "refused" in shown or "note" in shown or name == "samples.jsonl"
     assert (not steps) == (name == "samples.jsonl")
-    assert ("<svg" in shown) == (name != "metrics.jsonl")
+    assert ("<polyline" in shown) == (name != "metrics.jsonl")
 
 
 def test_the_sides_are_at_random_and_no_round_repeats_an_answer(tmp_path):
