@@ -32,7 +32,7 @@ CURVES: list[tuple[str, str, dict[str, str]]] = [
     ("Entropy", "nats a token", {"mean": "entropy"}),
     ("Gradient", "norm before it is clipped", {"norm": "grad_norm"}),
     ("Value loss", "of the critic", {"loss": "value_loss"}),
-    ("Explained variance", "share of the returns' variance that PPO's critic explains", {"share": "explained_variance"}),
+    ("Explained variance", "share of the returns' variance, by PPO's critic", {"share": "explained_variance"}),
     ("Divergence from the reference", "KL, nats a token", {"mean": "kl"}),
     ("Repetition", "share of 4-grams that occurred before", {"share": "repetition_fraction"}),
     ("Seconds a step", "by phase", {phase: f"{phase}_seconds" for phase in ("rollout", "reward", "update")}),
