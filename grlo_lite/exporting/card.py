@@ -136,7 +136,9 @@ def _base_said(base: str | None, subject: Subject) -> str:
 def _lineage(subject: Subject) -> str:
     if not subject.stages:
         return ""
-    said = ", then ".join(f"{stage.arm.replace('_', ' ')} (SHA-256 `{stage.adapter_sha256}`)" for stage in subject.stages)
+    said = ", then ".join(
+        f"{stage.arm.replace('_', ' ')} (SHA-256 `{stage.adapter_sha256}`)" for stage in subject.stages
+    )
     return f"It was trained in stages and went on from {said}."
 
 

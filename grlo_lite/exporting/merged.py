@@ -48,7 +48,7 @@ class Adapter:
             what = ", ".join(odd) or str(self.config.get("peft_type"))
             raise BadInput(f"{folder} is no plain LoRA adapter ({what}); export it by --format adapter")
         self.file = safe_open(folder / ADAPTER_FILE, framework="pt")
-        self.names = {key.removeprefix("base_model.model."): key for key in self.file.keys()}
+        self.names = {key.removeprefix("base_model.model."): key for key in list(self.file.keys())}
         self.used: set[str] = set()
 
     def _tensor(self, name: str) -> Any:
@@ -113,7 +113,7 @@ def bytes_of_merge(subject: Subject) -> int:
     total = 0
     for file in sorted(base_folder(subject).glob("*.safetensors")):
         with safe_open(file, framework="numpy") as opened:
-            for name in opened.keys():
+            for name in list(opened.keys()):
                 size = 1
                 for length in opened.get_slice(name).get_shape():
                     size *= length

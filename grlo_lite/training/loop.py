@@ -17,6 +17,7 @@ from grlo_lite.monitoring.guards import Watch
 from grlo_lite.monitoring.halvings import Halvings
 from grlo_lite.monitoring.pace import Pace, against_plan
 from grlo_lite.monitoring.recorder import Recorder
+from grlo_lite.monitoring.trackers import Followed
 from grlo_lite.planning import planner, this_machine
 from grlo_lite.prompts.prepared import PromptRows
 from grlo_lite.recipe.schema import Recipe
@@ -80,7 +81,8 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     pace = Pace(recipe.budget.steps, plan)
     recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace)
     watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
-    callbacks = [boundary, recorder, watch, stops]
+    followed = Followed(run, recipe)
+    callbacks = [boundary, recorder, watch, stops, followed]
     materials = Materials(parts.policy, handed_on(parts.rewards, recorder.take, rows.train), rows.train, parts.place)
 
     def trainer(micro: int) -> Any:
@@ -95,6 +97,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
             out_of_memory.train_halving(trainer, recipe, micro, checkpoint, boundary, recorder)
     finally:
         recorder.close_bar()
+        followed.close()
     stops.ignore()
     return {
         "wall_seconds": stops.elapsed_seconds,
