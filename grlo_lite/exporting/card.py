@@ -1,6 +1,5 @@
 """The README of an export: what it is, what it went on from, what was measured, and whether it is the policy."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from grlo_lite.wording import numbers
 
 README = "README.md"
 PROVEN = "export.json"
-IN_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
 WHAT = {
     "adapter": ("a LoRA adapter", "peft"),
     "merged": ("a model in 16 bits, the adapter merged into its base", "transformers"),
@@ -43,10 +41,7 @@ def base_id(subject: Subject, given: str | None) -> str | None:
         if not names.looks_like_a_hub_id(given):
             raise BadInput(f"--base-id={given} is no id of the Hub; write OWNER/NAME")
         return given
-    if names.looks_like_a_hub_id(subject.base) and not names.is_here(subject.base):
-        return subject.base
-    cached = IN_CACHE.search(str(Path(subject.base).absolute()) + "/")
-    return f"{cached[1]}/{cached[2]}" if cached else None
+    return names.hub_id_of(subject.base)
 
 
 def write(folder: Path, job: Job, kind: str) -> None:

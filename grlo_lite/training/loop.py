@@ -119,7 +119,8 @@ def _tell_how_answers_end(recipe: Recipe, policy: Policy, rows: list) -> None:
 def save(recipe: Recipe, run: RunDir, parts: Loaded, ended: dict[str, Any], evaluation: dict[str, Any]) -> None:
     """Writes the adapter with its model card, evaluation.json, and last of all summary.json."""
     lineage = files.read_json(run.environment).get("lineage", [])
-    card = model_card.model_card(recipe, run.recipe_name(), names.policy_path(recipe), evaluation, lineage)
+    base = names.hub_id_of(names.policy_path(recipe))
+    card = model_card.model_card(recipe, run.recipe_name(), base, evaluation, lineage)
     trained_adapter.save_adapter(parts.policy.model, parts.policy.tokenizer, run.adapter, card)
     files.write_json(run.evaluation, evaluation)
     files.write_json(run.summary, _summary(recipe, run, ended))

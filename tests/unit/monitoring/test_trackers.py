@@ -9,9 +9,7 @@ from grlo_lite.monitoring import trackers
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.rundir import files, layout
 
-LINES = [
-    {"step": step, "reward_mean": 0.1 + step / 3, "loss": -1.25 * step, "rollouts": 8 * step} for step in (1, 2, 3)
-]
+LINES = [{"step": n, "reward_mean": 0.1 + n / 3, "loss": -1.25 * n, "rollouts": 8 * n} for n in (1, 2, 3)]
 SAMPLE = {
     "step": 2, "prompt": "Say | a", "completion": "b\n<b>", "reward": 0.5, "score": 0.25, "length": 3, "truncated": False
 }  # fmt: skip
