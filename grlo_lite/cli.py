@@ -12,7 +12,7 @@ from grlo_lite.errors import BadInput, DiskFull, DoesNotFit
 from grlo_lite.wording import shortened
 
 INTERRUPTED = 130
-COMMANDS = ("train", "plan", "evaluate", "report", "watch", "runs", "doctor", "app")
+COMMANDS = ("train", "plan", "evaluate", "report", "watch", "runs", "export", "doctor", "app")
 
 
 def run_command(main: Callable[[], int]) -> int:

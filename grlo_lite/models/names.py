@@ -1,6 +1,7 @@
 """Where models are: `microcosm`, a directory or a Hub id to a path. The only place that knows the shipped ones."""
 
 import os.path
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ DEMO = ASSETS / "demo"  # a finished run of the shipped recipe, without its chec
 
 
 LONGEST_HUB_ID = 96
+IN_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")  # of the Hub's client
 
 
 POLICIES = {"microcosm": POLICY, "microcosm-endless": ENDLESS}
@@ -98,3 +100,11 @@ def is_here(name: str) -> bool:
 def looks_like_a_hub_id(name: str) -> bool:
     """Whether a name could be a model of the Hub: `owner/name`, no longer than the Hub allows."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and len(name) <= LONGEST_HUB_ID
+
+
+def hub_id_of(path: str) -> str | None:
+    """A model's id on the Hub: the name that it is loaded by, or the one in whose cache it lies; None for a folder."""
+    if looks_like_a_hub_id(path) and not is_here(path):
+        return path
+    cached = IN_CACHE.search(f"{os.path.abspath(path)}/")
+    return f"{cached[1]}/{cached[2]}" if cached else None

@@ -500,7 +500,7 @@ class Guards(Section):
 
 
 class Logging(Section):
-    """Where metrics go beside the run directory (Transformers' integrations by name) and how many samples a step are
+    """Where metrics, samples and guards go beside the run directory (docs/export.md), and how many samples a step are
     kept.
     """
 

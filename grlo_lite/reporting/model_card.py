@@ -6,14 +6,18 @@ from grlo_lite.recipe.schema import Recipe
 from grlo_lite.wording import numbers
 
 
-def model_card(recipe: Recipe, name: str, base: str, evaluation: dict[str, Any], lineage: list[dict[str, Any]]) -> str:
-    """The adapter's README: what it is, what it went on from, how to load it, what was measured."""
+def model_card(
+    recipe: Recipe, name: str, base: str | None, evaluation: dict[str, Any], lineage: list[dict[str, Any]]
+) -> str:
+    """The adapter's README: what it is, what it went on from, how to load it, what was measured. `base` is the base
+    model's id on the Hub, None where it has none: a folder of this machine is nobody's base model.
+    """
     reward = f"reward model `{recipe.reward.name}`"
     if recipe.reward.said != recipe.reward.name:
         reward = f"reward `{recipe.reward.said}`"
     quantized = ", quantization_config=nf4" if recipe.model.quantization == "nf4" else ""
     return f"""---
-base_model: {base}
+{f"base_model: {base}" if base else "# the base model is on no Hub"}
 library_name: peft
 tags: [grlo, lora, trl, {recipe.algorithm.name}]
 ---

@@ -22,7 +22,7 @@ def require_space(run: RunDir, needed: int) -> None:
     free = shutil.disk_usage(run.path).free
     if free < needed:
         raise BadInput(
-            f"the run will write about {_in_mib(needed)} under {run.path} and {_in_mib(free)} are free; make room, "
+            f"the run will write about {in_mib(needed)} under {run.path} and {in_mib(free)} are free; make room, "
             "choose another disk by --run-dir, or keep fewer checkpoints (budget.checkpoints_kept=1)"
         )
 
@@ -42,14 +42,14 @@ def full_disk_told(run: RunDir, next_checkpoint: int) -> Iterator[None]:
         if not named and free >= next_checkpoint:
             raise
         shutil.rmtree(run.partial, ignore_errors=True)
-        raise DiskFull(_full_disk_message(run, f"{_in_mib(free)} are free")) from error
+        raise DiskFull(_full_disk_message(run, f"{in_mib(free)} are free")) from error
 
 
 def require_space_for_checkpoint(run: RunDir, step: int, needed: int) -> None:
     """Raises DiskFull before anything is written where a checkpoint of `needed` bytes has no room."""
     free = shutil.disk_usage(run.path).free
     if free < needed:
-        what = f"the checkpoint of step {step} takes {_in_mib(needed)} and {_in_mib(free)} are free"
+        what = f"the checkpoint of step {step} takes {in_mib(needed)} and {in_mib(free)} are free"
         raise DiskFull(_full_disk_message(run, what))
 
 
@@ -62,5 +62,5 @@ def _full_disk_message(run: RunDir, what: str) -> str:
     )
 
 
-def _in_mib(size: int) -> str:
+def in_mib(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB"

@@ -18,6 +18,7 @@ from grlo_lite.monitoring.guards import Watch
 from grlo_lite.monitoring.halvings import Halvings
 from grlo_lite.monitoring.pace import Pace, against_plan
 from grlo_lite.monitoring.recorder import Recorder
+from grlo_lite.monitoring.trackers import Followed
 from grlo_lite.planning import planner, this_machine
 from grlo_lite.prompts.prepared import PromptRows
 from grlo_lite.recipe.schema import Recipe
@@ -89,7 +90,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     pace = Pace(recipe.budget.steps, plan)
     recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace, parts.critic)
     watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
-    callbacks = [boundary, recorder, watch, stops]
+    callbacks = [boundary, recorder, watch, stops, Followed(run, recipe)]
     reward = handed_on(parts.rewards, recorder.take, rows.train)
     materials = Materials(parts.policy, reward, rows.train, parts.place, parts.critic)
     if parts.critic and checkpoint:
@@ -107,6 +108,7 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
             out_of_memory.train_halving(trainer, recipe, micro, checkpoint, boundary, recorder)
     finally:
         recorder.close_bar()
+        followed.close()
     stops.ignore()
     return {
         "wall_seconds": stops.elapsed_seconds,
@@ -128,7 +130,8 @@ def _tell_how_answers_end(recipe: Recipe, policy: Policy, rows: list) -> None:
 def save(recipe: Recipe, run: RunDir, parts: Loaded, ended: dict[str, Any], evaluation: dict[str, Any]) -> None:
     """Writes the adapter with its model card, evaluation.json, and last of all summary.json."""
     lineage = files.read_json(run.environment).get("lineage", [])
-    card = model_card.model_card(recipe, run.recipe_name(), names.policy_path(recipe), evaluation, lineage)
+    base = names.hub_id_of(names.policy_path(recipe))
+    card = model_card.model_card(recipe, run.recipe_name(), base, evaluation, lineage)
     trained_adapter.save_adapter(parts.policy.model, parts.policy.tokenizer, run.adapter, card)
     if parts.critic and recipe.algorithm.critic.save:
         parts.critic.save_weights(run.critic)

