@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ class Critic:
         if self.kind == "adapter":
             _add_adapter(model, recipe)
         width = model.config.get_text_config().hidden_size
-        self.head = torch.nn.utils.skip_init(torch.nn.Linear, width, 1, device=model.device, dtype=torch.float32)
+        made = torch.nn.utils.skip_init(torch.nn.Linear, width, 1, device=model.device, dtype=torch.float32)
+        self.head = cast(torch.nn.Linear, made)
         torch.nn.init.zeros_(self.head.weight)  # drawing no random number
         torch.nn.init.zeros_(self.head.bias)
         self.rollouts = 0  # that it has learnt from

@@ -90,7 +90,8 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     pace = Pace(recipe.budget.steps, plan)
     recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace, parts.critic)
     watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
-    callbacks = [boundary, recorder, watch, stops, Followed(run, recipe)]
+    followed = Followed(run, recipe)
+    callbacks = [boundary, recorder, watch, stops, followed]
     reward = handed_on(parts.rewards, recorder.take, rows.train)
     materials = Materials(parts.policy, reward, rows.train, parts.place, parts.critic)
     if parts.critic and checkpoint:

@@ -11,7 +11,8 @@ from grlo_lite.rundir import files, layout
 
 LINES = [{"step": n, "reward_mean": 0.1 + n / 3, "loss": -1.25 * n, "rollouts": 8 * n} for n in (1, 2, 3)]
 SAMPLE = {
-    "step": 2, "prompt": "Say | a", "completion": "b\n<b>", "reward": 0.5, "score": 0.25, "length": 3, "truncated": False
+    "step": 2, "prompt": "Say | a", "completion": "b\n<b>", "reward": 0.5, "score": 0.25, "length": 3,
+    "truncated": False,
 }  # fmt: skip
 GUARD = {"step": 3, "guard": "entropy", "message": "too low", "action": "warn", "samples": []}
 
