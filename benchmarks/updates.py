@@ -83,6 +83,8 @@ def measured(algorithm: str, updates: int, seed: int, overrides: list[str]) -> d
         steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         last = [line for line in steps if "reward_heldout_mean" in line][-1]
     found = {key: mean(s[key] for s in steps[-LAST:]) for key in METRICS if key in steps[-1]}
+    if "explained_variance" in steps[-1]:
+        found["explained_variance"] = steps[-1]["explained_variance"]  # of the last ten steps itself
     return {
         "algorithm": algorithm,
         "updates": updates,

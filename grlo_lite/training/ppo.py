@@ -17,6 +17,7 @@ from grlo_lite.training import trl_inside
 from grlo_lite.training.micro_batches import trimmed
 
 ROWS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+EXPLAINED = 10  # rollouts that `explained_variance` is of
 FP16_SCALE = 1024.0  # of the critic's loss, where its gradients would fall below what fp16 holds
 
 
@@ -51,7 +52,7 @@ def token_advantages(
     """Whitened advantages of a rollout's tokens, shape (B, T); the critic has then learnt from the rollout.
 
     In the critic's warm-up they are 0, so that the policy stays. Tells `value_loss`, `value_mean`,
-    `explained_variance` (of the values before the critic has seen the rollout) and `advantage_std` (before whitening).
+    `explained_variance` (of the last ten rollouts, by what it said before it had learnt from each) and `advantage_std` (before whitening).
     """
     algorithm, summed = recipe.algorithm, _summed(trainer)
     rows, mask_BT = {key: rollout[key] for key in ROWS}, rollout["completion_mask"].float()
@@ -64,7 +65,9 @@ def token_advantages(
         rewards_BT, values_BT, mask_BT, algorithm.gamma, algorithm.gae_lambda
     )
     targets = {"old": values_BT, "returns": (advantages_BT + values_BT) * mask_BT}
-    explained = arithmetic.explained_variance(values_BT, targets["returns"], mask_BT, summed)
+    critic.variances.append(arithmetic.left_and_total(values_BT, targets["returns"], mask_BT, summed))
+    del critic.variances[:-EXPLAINED]
+    explained = arithmetic.explained_variance(critic.variances)
     said = {
         "value_mean": float(arithmetic.moments(values_BT, mask_BT, summed)[0]),
         "advantage_std": float(arithmetic.moments(advantages_BT, mask_BT, summed)[1].sqrt()),
