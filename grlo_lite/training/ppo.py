@@ -51,8 +51,9 @@ def token_advantages(
 ) -> Tensor:
     """Whitened advantages of a rollout's tokens, shape (B, T); the critic has then learnt from the rollout.
 
-    In the critic's warm-up they are 0, so that the policy stays. Tells `value_loss`, `value_mean`,
-    `explained_variance` (of the last ten rollouts, by what it said before it had learnt from each) and `advantage_std` (before whitening).
+    In the critic's warm-up they are 0, so that the policy stays. Tells `value_loss`, `value_mean`, `advantage_std`
+    (before whitening) and `explained_variance`, of the last ten rollouts by what the critic said before it had learnt
+    from each.
     """
     algorithm, summed = recipe.algorithm, _summed(trainer)
     rows, mask_BT = {key: rollout[key] for key in ROWS}, rollout["completion_mask"].float()
