@@ -110,7 +110,8 @@ def table(found: list[dict[str, Any]]) -> str:
     for algorithm, words, updates in kinds:
         runs = [r for r in found if (r["algorithm"], r["words"], r["updates"]) == (algorithm, words, updates)]
         tuned = [r["tuned"] for r in runs]
-        explained = f"{mean(r['explained_variance'] for r in runs):.2f}" if "explained_variance" in runs[0] else "–"
+        known = [r["explained_variance"] for r in runs if "explained_variance" in r]
+        explained = f"{mean(known):.2f}" if known else "–"
         cells = [f"{mean(r[key] for r in runs):{form}}" for key, form in SHOWN.items()]
         name = f"{algorithm.upper()} {words}".strip()
         lines.append(
