@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grlo_lite.errors import BadInput
+from grlo_lite.machine import processes
 from grlo_lite.models.critic import Critic
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.training import advantages as arithmetic
@@ -34,7 +36,16 @@ class Kept:
 
 
 def learn_with_a_critic(trainer: Any, recipe: Recipe, critic: Critic, rewards: Kept) -> None:
-    """Makes a GRPO trainer of TRL a PPO trainer. `rewards` holds the rewards of the rollout that TRL has just made."""
+    """Makes a GRPO trainer of TRL a PPO trainer. `rewards` holds the rewards of the rollout that TRL has just made.
+
+    Raises BadInput where the processes cannot share the critic's updates equally.
+    """
+    rows, updates = recipe.rollout.batch // processes.count(), recipe.critic_updates
+    if rows % updates:
+        raise BadInput(
+            f"algorithm.critic.updates_per_rollout={updates} does not divide the {rows} completions that each of "
+            f"{processes.count()} processes has; choose a divisor"
+        )
     if recipe.rollout.group_size == 1:
         trl_inside.one_completion_a_prompt(trainer)
 
