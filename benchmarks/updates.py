@@ -83,6 +83,8 @@ def measured(algorithm: str, updates: int, seed: int, overrides: list[str]) -> d
         steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         last = [line for line in steps if "reward_heldout_mean" in line][-1]
     found = {key: mean(s[key] for s in steps[-LAST:]) for key in METRICS if key in steps[-1]}
+    if "explained_variance" in steps[-1]:
+        found["explained_variance"] = steps[-1]["explained_variance"]  # of the last ten steps itself
     return {
         "algorithm": algorithm,
         "updates": updates,
@@ -108,7 +110,8 @@ def table(found: list[dict[str, Any]]) -> str:
     for algorithm, words, updates in kinds:
         runs = [r for r in found if (r["algorithm"], r["words"], r["updates"]) == (algorithm, words, updates)]
         tuned = [r["tuned"] for r in runs]
-        explained = f"{mean(r['explained_variance'] for r in runs):.2f}" if "explained_variance" in runs[0] else "–"
+        known = [r["explained_variance"] for r in runs if "explained_variance" in r]
+        explained = f"{mean(known):.2f}" if known else "–"
         cells = [f"{mean(r[key] for r in runs):{form}}" for key, form in SHOWN.items()]
         name = f"{algorithm.upper()} {words}".strip()
         lines.append(

@@ -34,6 +34,7 @@ class Critic:
         torch.nn.init.zeros_(self.head.weight)  # drawing no random number
         torch.nn.init.zeros_(self.head.bias)
         self.rollouts = 0  # that it has learnt from
+        self.variances: list[tuple[float, float]] = []  # of the newest ones' returns: unexplained, whole
         self.optimizer = _optimizer(recipe.optimizer.name)(
             self.parameters(), lr=recipe.critic_learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0
         )
@@ -81,7 +82,8 @@ class Critic:
         """All that it has learnt and how it goes on, as nested dicts of tensors and numbers."""
         weights = {name: parameter.data for name, parameter in self.adapter_weights().items()}
         head = {f"head.{name}": parameter.data for name, parameter in self.head.named_parameters()}
-        return {"weights": weights | head, "optimizer": self.optimizer.state_dict(), "rollouts": self.rollouts}
+        seen = {"rollouts": self.rollouts, "variances": list(self.variances)}
+        return {"weights": weights | head, "optimizer": self.optimizer.state_dict(), **seen}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to a state that `state` gave."""
@@ -92,13 +94,13 @@ class Critic:
         for parameter in self.parameters():
             parameter.grad = None
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rollouts = state["rollouts"]
+        self.rollouts, self.variances = state["rollouts"], list(state["variances"])
 
     def save(self, folder: Path) -> None:
         """Writes it into a checkpoint."""
         self.save_weights(folder)
         state = self.state()
-        torch.save({key: state[key] for key in ("optimizer", "rollouts")}, folder / OPTIMIZER)
+        torch.save({key: value for key, value in state.items() if key != "weights"}, folder / OPTIMIZER)
 
     def save_weights(self, folder: Path) -> None:
         """Writes adapter and head as safetensors."""

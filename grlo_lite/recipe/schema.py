@@ -477,7 +477,7 @@ class Guards(Section):
             "the critic explains nothing of what answers earn, so PPO's advantages are noise; raise "
             "algorithm.critic.learning_rate or algorithm.critic.updates_per_rollout",
         ),
-    ] = Guard(limit=0.0)  # under PPO
+    ] = Guard(limit=0.0)  # under PPO; of ten rollouts
     skipped_update: Annotated[
         Guard,
         Watched(

@@ -69,10 +69,20 @@ def value_losses(new_BT: Tensor, old_BT: Tensor, returns_BT: Tensor, clip: float
     return losses_BT / 2
 
 
-def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, summed: Summed = alone) -> float | None:
-    """1 − Var(returns − values) / Var(returns) over all tokens: 1 where the critic knows all, 0 where it knows no more
-    than the mean; None where the returns do not vary.
-    """
-    _, total = moments(returns_BT, mask_BT, summed)
+def left_and_total(
+    values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, summed: Summed = alone
+) -> tuple[float, float]:
+    """The variance of returns − values and that of the returns, over all tokens, in squared reward units."""
     _, left = moments(returns_BT - values_BT, mask_BT, summed)
-    return float(1 - left / total) if total > 0 else None
+    _, total = moments(returns_BT, mask_BT, summed)
+    return float(left), float(total)
+
+
+def explained_variance(rollouts: list[tuple[float, float]]) -> float | None:
+    """1 less what is left of the variance of several rollouts' returns over their total: 1 where the critic knows all,
+    0 where it knows no more than each rollout's mean; None where the returns do not vary.
+
+    Of several together, because one whose answers all earn about the same has next to nothing to explain.
+    """
+    total = sum(total for _, total in rollouts)
+    return 1 - sum(left for left, _ in rollouts) / total if total > 0 else None

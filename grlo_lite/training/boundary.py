@@ -38,7 +38,7 @@ class Boundary(TrainerCallback):
             "optimizer": _on_cpu(optimizer.state_dict()),
             "scheduler": copy.deepcopy(lr_scheduler.state_dict()),
             "random": random_state(),
-            "critic": copy.deepcopy(_on_cpu(self.critic.state())) if self.critic else None,
+            "critic": _on_cpu(self.critic.state()) if self.critic else None,
         }
 
     def restore(self, trainer: Any) -> None:

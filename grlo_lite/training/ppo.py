@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grlo_lite.errors import BadInput
+from grlo_lite.machine import processes
 from grlo_lite.models.critic import Critic
 from grlo_lite.recipe.schema import Recipe
 from grlo_lite.training import advantages as arithmetic
@@ -17,6 +19,7 @@ from grlo_lite.training import trl_inside
 from grlo_lite.training.micro_batches import trimmed
 
 ROWS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+EXPLAINED = 10  # rollouts that `explained_variance` is of
 FP16_SCALE = 1024.0  # of the critic's loss, where its gradients would fall below what fp16 holds
 
 
@@ -33,7 +36,16 @@ class Kept:
 
 
 def learn_with_a_critic(trainer: Any, recipe: Recipe, critic: Critic, rewards: Kept) -> None:
-    """Makes a GRPO trainer of TRL a PPO trainer. `rewards` holds the rewards of the rollout that TRL has just made."""
+    """Makes a GRPO trainer of TRL a PPO trainer. `rewards` holds the rewards of the rollout that TRL has just made.
+
+    Raises BadInput where the processes cannot share the critic's updates equally.
+    """
+    rows, updates = recipe.rollout.batch // processes.count(), recipe.critic_updates
+    if rows % updates:
+        raise BadInput(
+            f"algorithm.critic.updates_per_rollout={updates} does not divide the {rows} completions that each of "
+            f"{processes.count()} processes has; choose a divisor"
+        )
     if recipe.rollout.group_size == 1:
         trl_inside.one_completion_a_prompt(trainer)
 
@@ -50,8 +62,9 @@ def token_advantages(
 ) -> Tensor:
     """Whitened advantages of a rollout's tokens, shape (B, T); the critic has then learnt from the rollout.
 
-    In the critic's warm-up they are 0, so that the policy stays. Tells `value_loss`, `value_mean`,
-    `explained_variance` (of the values before the critic has seen the rollout) and `advantage_std` (before whitening).
+    In the critic's warm-up they are 0, so that the policy stays. Tells `value_loss`, `value_mean`, `advantage_std`
+    (before whitening) and `explained_variance`, of the last ten rollouts by what the critic said before it had learnt
+    from each.
     """
     algorithm, summed = recipe.algorithm, _summed(trainer)
     rows, mask_BT = {key: rollout[key] for key in ROWS}, rollout["completion_mask"].float()
@@ -64,7 +77,9 @@ def token_advantages(
         rewards_BT, values_BT, mask_BT, algorithm.gamma, algorithm.gae_lambda
     )
     targets = {"old": values_BT, "returns": (advantages_BT + values_BT) * mask_BT}
-    explained = arithmetic.explained_variance(values_BT, targets["returns"], mask_BT, summed)
+    critic.variances.append(arithmetic.left_and_total(values_BT, targets["returns"], mask_BT, summed))
+    del critic.variances[:-EXPLAINED]
+    explained = arithmetic.explained_variance(critic.variances)
     said = {
         "value_mean": float(arithmetic.moments(values_BT, mask_BT, summed)[0]),
         "advantage_std": float(arithmetic.moments(advantages_BT, mask_BT, summed)[1].sqrt()),

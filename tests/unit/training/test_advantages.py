@@ -106,8 +106,15 @@ class _Lists(dict):
 
 def test_the_explained_variance():
     returns, mask = tensor([[1.0, 2, 3, 9]]), tensor([[1.0, 1, 1, 0]])
-    assert advantages.explained_variance(tensor([[2.0, 3, 4, 0]]), returns, mask) == 1  # but for a constant
-    assert advantages.explained_variance(tensor([[5.0, 5, 5, 0]]), returns, mask) == 0
-    assert advantages.explained_variance(tensor([[1.0, 1, 3, 0]]), returns, mask) == pytest.approx(1 - 1 / 3)
-    assert advantages.explained_variance(tensor([[3.0, 2, 1, 0]]), returns, mask) == pytest.approx(-3)
-    assert advantages.explained_variance(returns, torch.ones(1, 4), mask) is None
+
+    def explained(*values):
+        return advantages.explained_variance([advantages.left_and_total(tensor([v]), returns, mask) for v in values])
+
+    assert explained([2.0, 3, 4, 0]) == 1  # but for a constant
+    assert explained([5.0, 5, 5, 0]) == 0
+    assert explained([1.0, 1, 3, 0]) == pytest.approx(1 - 1 / 3)
+    assert explained([3.0, 2, 1, 0]) == pytest.approx(-3)
+    assert explained([2.0, 3, 4, 0], [1.0, 1, 3, 0]) == pytest.approx(1 - 1 / 6)
+    assert advantages.left_and_total(tensor([[1.0, 1, 3, 0]]), returns, mask) == pytest.approx((1 / 3, 1))
+    assert advantages.explained_variance([(0.5, 0.0)]) is None
+    assert advantages.explained_variance([(0.5, 0.0), (1.0, 2.0)]) == 0.25
