@@ -44,6 +44,7 @@ class Record:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The recipe as it was written, whatever version wrote it."""
+        content: Any = {}
         try:
             content = yaml.safe_load(self.run.recipe.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
