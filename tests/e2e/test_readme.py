@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grlo_lite import app, doctor, evaluate, plan
+from grlo_lite import app, doctor, evaluate, export, plan
 from grlo_lite.errors import BadInput
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.train import main
@@ -19,6 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     if language == "bash" and line.startswith(("python -m grlo_lite", "python app.py"))
 ]
+READERS = {"grlo_lite.evaluate": evaluate, "grlo_lite.export": export, "app.py": app}  # of a run
 
 
 def test_the_two_commands_of_the_readme_are_there():
@@ -35,9 +36,9 @@ def test_every_command_of_the_readme_is_understood(words, tmp_path, monkeypatch,
         assert doctor.main([*arguments, "--prompts", "0"]) == 0
     elif module == "grlo_lite.plan":
         assert plan.main(arguments) in (0, plan.DoesNotFit.exit_code)
-    elif module in ("grlo_lite.evaluate", "app.py"):
+    elif module in READERS:
         with pytest.raises(BadInput, match="is neither a run directory"):
-            (app if module == "app.py" else evaluate).main(arguments)
+            READERS[module].main(arguments)
     elif "--resume" in arguments:
         with pytest.raises(BadInput, match="no unfinished run"):
             main(arguments)
