@@ -94,10 +94,9 @@ class Runtime:
         """The text as llama.cpp cuts it, special tokens by their names."""
         return self._asked("tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"]
 
-    def greedy(self, prompt: list[int], max_tokens: int) -> tuple[list[int], bool]:
-        """The greedy answer, and whether a stop token ended it, which llama.cpp leaves out."""
-        said = self._completion(prompt, n_predict=max_tokens, temperature=0.0)
-        return said["tokens"], said["stop_type"] == "eos"
+    def greedy(self, prompt: list[int], max_tokens: int) -> list[int]:
+        """The greedy answer with the stop token that ended it."""
+        return self._completion(prompt, n_predict=max_tokens, temperature=0.0)["tokens"]
 
     def log_probabilities(self, prompt: list[int], answer: list[int]) -> list[float]:
         """Of each token of an answer behind its prompt. Each is forced in turn by a bias on its logit, which the

@@ -259,7 +259,10 @@ class Stand(BaseHTTPRequestHandler):
         return body
 
     def do_GET(self):
-        self._answer(200, {"siblings": [], "sha": "0" * 40})
+        if self.server.refuse == "/repos/create":  # the client then looks whether the repository is there already
+            self._answer(401, {"error": "Invalid username or password."})
+        else:
+            self._answer(200, {"id": "owner/model", "siblings": [], "sha": "0" * 40})
 
     def do_PUT(self):
         self._sent()
