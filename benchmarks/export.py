@@ -142,7 +142,8 @@ def _write_random(folder: Path, layers: int) -> None:
     base, adapter = folder / "base", folder / "adapter"
     base.mkdir()
     adapter.mkdir()
-    config = Qwen3Config(**QWEN3_4B | {"num_hidden_layers": layers}, architectures=["Qwen3ForCausalLM"])
+    sizes: dict[str, Any] = {**QWEN3_4B, "num_hidden_layers": layers, "architectures": ["Qwen3ForCausalLM"]}
+    config = Qwen3Config(**sizes)
     config.save_pretrained(base)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (base / name).write_bytes((names.POLICY / name).read_bytes())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,7 @@ class Runtime:
     """llama.cpp with one GGUF loaded. Its answers and log-probabilities are of tokens, by the ids of the file."""
 
     def __init__(self, file: Path, context: int, threads: int = 1):
-        import xllamacpp
-
+        xllamacpp: Any = import_module("xllamacpp")
         options = xllamacpp.CommonParams()
         options.model.path = str(file)
         options.n_ctx, options.n_parallel, options.n_gpu_layers = context, 1, 0
