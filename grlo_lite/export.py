@@ -5,6 +5,7 @@ upload.
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parsed(argv)
     subject = trained_adapter.find(arguments.run, arguments.base)
     uploads = arguments.format == "hub"
+    folder = f"hub/{arguments.content}" if uploads else FOLDERS.get(arguments.format, str(arguments.format))
     job = Job(
         subject,
-        arguments.to or subject.run.path / FOLDERS.get(arguments.format, arguments.format),
+        arguments.to or subject.run.path / folder,
         arguments.dtype,
         arguments.into,
         arguments.quantization,
@@ -58,12 +60,13 @@ def main(argv: list[str] | None = None) -> int:
     write, kind = FORMATS[job.content if uploads else arguments.format]
     if uploads and job.folder.is_dir():
         print(f"{job.folder} is there already and is what is uploaded", flush=True)
-        passed = True
+        passed = (card.known_proof(job.folder) or {}).get("passed", True)
     else:
-        folder = write(job)
-        print(f"{folder} is written", flush=True)
-        passed = _proven(job, folder, kind)
+        written = write(job)
+        print(f"{written} is written", flush=True)
+        passed = _proven(job, written, kind)
     if not passed:
+        print(f"{job.folder} is kept to be looked at; it is not what was trained", file=sys.stderr)
         return FAILED
     if uploads:
         print(f"uploaded: {hub.upload(job, job.folder)}")
@@ -81,7 +84,11 @@ def _proven(job: Job, folder: Path, kind: str) -> bool:
     if why:
         print(f"unproven: {why}")
         return True
-    proof, more = checking.checked(job, folder, kind)
+    try:
+        proof, more = checking.checked(job, folder, kind)
+    except BadInput:
+        shutil.rmtree(folder)  # it cannot even be asked
+        raise
     card.prove(folder, job, kind, proof, more)
     print(f"checked: {proof.said()}")
     if "evaluation" in more:

@@ -79,12 +79,10 @@ def _of_gguf(job: Job, folder: Path, seen: Samples, texts: list[str]) -> Proof:
     runtime = gguf.Runtime(gguf.gguf_file(folder), context)
     gguf.require_same_tokens(runtime, texts, seen.prompts)
     theirs, greedy = [], []
-    pairs = zip(seen.prompts, seen.sampled, seen.greedy, strict=True)
-    for prompt, answer, expected in tqdm(pairs, total=len(seen.prompts), unit="answer", desc="check"):
+    pairs = zip(seen.prompts, seen.sampled, strict=True)
+    for prompt, answer in tqdm(pairs, total=len(seen.prompts), unit="answer", desc="check"):
         theirs.append(runtime.log_probabilities(prompt, answer))
-        said, ended = runtime.greedy(prompt, MAX_TOKENS)
-        # llama.cpp leaves the stop token out: it counts where the policy ended at the same place
-        greedy.append(said + expected[len(said) : len(said) + 1] if ended else said)
+        greedy.append(runtime.greedy(prompt, MAX_TOKENS))
     return proof(seen, theirs, greedy, SAME if job.quantization in WITHOUT_LOSS else GONE)
 
 

@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,7 @@ class Runtime:
     """llama.cpp with one GGUF loaded. Its answers and log-probabilities are of tokens, by the ids of the file."""
 
     def __init__(self, file: Path, context: int, threads: int = 1):
-        import xllamacpp
-
+        xllamacpp: Any = import_module("xllamacpp")
         options = xllamacpp.CommonParams()
         options.model.path = str(file)
         options.n_ctx, options.n_parallel, options.n_gpu_layers = context, 1, 0
@@ -91,17 +92,11 @@ class Runtime:
 
     def tokens(self, text: str) -> list[int]:
         """The text as llama.cpp cuts it, special tokens by their names."""
-        body = {"content": text, "parse_special": True, "add_special": False}
-        request = urllib.request.Request(
-            f"{self.server.listening_address}/tokenize", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["tokens"]
+        return self._asked("tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"]
 
-    def greedy(self, prompt: list[int], max_tokens: int) -> tuple[list[int], bool]:
-        """The greedy answer, and whether a stop token ended it, which llama.cpp leaves out."""
-        said = self._completion(prompt, n_predict=max_tokens, temperature=0.0)
-        return said["tokens"], said["stop_type"] == "eos"
+    def greedy(self, prompt: list[int], max_tokens: int) -> list[int]:
+        """The greedy answer with the stop token that ended it."""
+        return self._completion(prompt, n_predict=max_tokens, temperature=0.0)["tokens"]
 
     def log_probabilities(self, prompt: list[int], answer: list[int]) -> list[float]:
         """Of each token of an answer behind its prompt. Each is forced in turn by a bias on its logit, which the
@@ -118,13 +113,18 @@ class Runtime:
         return found
 
     def _completion(self, prompt: list[int], **options: Any) -> dict[str, Any]:
-        asked = {"prompt": prompt, "return_tokens": True, "cache_prompt": True, "seed": 0, **options}
-        said = self.server.handle_completions(asked)
-        if isinstance(said, str):
-            said = json.loads(said)
-        if "error" in said:
-            raise BadInput(f"llama.cpp refused: {str(said['error'])[:200]}")
-        return said
+        return self._asked("completion", {"prompt": prompt, "return_tokens": True, "seed": 0, **options})
+
+    def _asked(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What llama.cpp's own server, in this process, answers on a route of its own."""
+        address, headers = f"{self.server.listening_address}/{route}", {"Content-Type": "application/json"}
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=600) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")[:200]
+            raise BadInput(f"llama.cpp refused the GGUF's {route}: {said}") from None
 
 
 def require_same_tokens(runtime: Runtime, texts: list[str], expected: list[list[int]]) -> None:

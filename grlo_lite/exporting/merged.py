@@ -90,12 +90,14 @@ def merged(subject: Subject, folder: Path, merge: Merge) -> None:
 
     Raises BadInput where the base is not here, is quantized in its files, or is not the one of the adapter.
     """
+    from tqdm import tqdm
+
     source = base_folder(subject)
     adapter = Adapter(subject.adapter)
     quantized, tied, shapes = _modules(source, subject)
     _require_same_shapes(adapter, shapes)
     writer = _Shards(folder, merge.dtype)
-    for name, weight in _base_tensors(source, tied):
+    for name, weight in tqdm(_base_tensors(source, tied), total=len(shapes) - tied, unit="tensor", desc="merge"):
         module = name.removesuffix(".weight")
         weight = weight.to(merge.trained_in) if weight.is_floating_point() else weight
         if module in quantized and merge.into == "dequantized":

@@ -90,7 +90,7 @@ class WandB:
         self.run.alert(title=title, text=f"step {step}: {text}")
 
     def close(self) -> None:
-        self.run.finish(quiet=True)
+        self.run.finish()
 
 
 class Trackio:

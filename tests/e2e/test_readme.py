@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grlo_lite import app, doctor, evaluate, plan, report, watch
+from grlo_lite import app, doctor, evaluate, export, plan, report, watch
 from grlo_lite.errors import BadInput
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.train import main
@@ -19,6 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     if language == "bash" and line.startswith(("python -m grlo_lite", "python app.py"))
 ]
+READERS = {"grlo_lite.evaluate": evaluate, "grlo_lite.export": export, "app.py": app}  # of a run
 
 
 def test_the_two_commands_of_the_readme_are_there():
@@ -38,9 +39,9 @@ def test_every_command_of_the_readme_is_understood(words, tmp_path, monkeypatch,
     elif module in ("grlo_lite.report", "grlo_lite.watch"):
         with pytest.raises(BadInput, match="is no run directory"):
             (report if module == "grlo_lite.report" else watch).main(arguments)
-    elif module in ("grlo_lite.evaluate", "app.py"):
+    elif module in READERS:
         with pytest.raises(BadInput, match="is neither a run directory"):
-            (app if module == "app.py" else evaluate).main(arguments)
+            READERS[module].main(arguments)
     elif "--resume" in arguments:
         with pytest.raises(BadInput, match="no unfinished run"):
             main(arguments)

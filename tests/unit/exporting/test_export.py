@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from grlo_lite import export
 from grlo_lite.errors import BadInput
 from grlo_lite.exporting import gguf, merged, ollama, proof
-from grlo_lite.generation.linears import dense_weight, linear_layers
-from grlo_lite.generation.twin import base_of
+from grlo_lite.generation.linears import dense_weight
+from grlo_lite.generation.twin import base_of, linear_layers
 from grlo_lite.models import chat_template, names, trained_adapter
 from grlo_lite.models import policy as policies
 from grlo_lite.models.backends import Place
@@ -259,7 +259,10 @@ class Stand(BaseHTTPRequestHandler):
         return body
 
     def do_GET(self):
-        self._answer(200, {"siblings": [], "sha": "0" * 40})
+        if self.server.refuse == "/repos/create":  # the client then looks whether the repository is there already
+            self._answer(401, {"error": "Invalid username or password."})
+        else:
+            self._answer(200, {"id": "owner/model", "siblings": [], "sha": "0" * 40})
 
     def do_PUT(self):
         self._sent()

@@ -9,11 +9,10 @@ from grlo_lite.monitoring import trackers
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.rundir import files, layout
 
-LINES = [{"step": n, "reward_mean": 0.1 + n / 3, "loss": -1.25 * n, "rollouts": 8 * n} for n in (1, 2, 3)]
-SAMPLE = {
-    "step": 2, "prompt": "Say | a", "completion": "b\n<b>", "reward": 0.5, "score": 0.25, "length": 3,
-    "truncated": False,
-}  # fmt: skip
+STEPS = (1, 2, 3)
+LINES = [{"step": n, "reward_mean": 0.1 + n / 3, "loss": -1.25 * n, "rollouts": 8 * n} for n in STEPS]
+SAMPLE = {"prompt": "Say | a", "completion": "b\n<b>", "reward": 0.5, "score": 0.25, "length": 3, "truncated": False}
+SAMPLE["step"] = 2
 GUARD = {"step": 3, "guard": "entropy", "message": "too low", "action": "warn", "samples": []}
 
 
@@ -71,20 +70,34 @@ def test_trackio(run):
     ]
 
 
+def wandb_records(data):
+    """The records of W&B's offline file, LevelDB's log: 7 bytes of header, then blocks of 32 KiB of pieces."""
+    at, record = 7, b""
+    while at + 7 <= len(data):
+        if (left := 32_768 - at % 32_768) < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or its last piece
+            yield record
+            record = b""
+
+
 def test_wandb(run):
     pytest.importorskip("wandb", reason="needs grlo-lite[trackers]")
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     assert followed(run, "wandb") == {"wandb"}
     (file,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
-    store, rows, alerts = DataStore(), [], []
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
+    rows, alerts = [], []
+    for data in wandb_records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.HasField("history"):
-            rows.append({(i.key or i.nested_key[0]): json.loads(i.value_json) for i in record.history.item})
+            items = record.history.item
+            rows.append({(item.key or item.nested_key[0]): json.loads(item.value_json) for item in items})
         if record.HasField("alert"):
             alerts.append(record.alert.title)
     assert [(row["step"], row["reward_mean"]) for row in rows if "reward_mean" in row] == expected("reward_mean")
