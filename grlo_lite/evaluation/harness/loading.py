@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput
-from grlo_lite.evaluation.harness.served import SandboxedCode, Serving, examples_before, served
+from grlo_lite.evaluation.harness.served import SandboxedCode, Serving, examples_before, require_askable, served
 from grlo_lite.evaluation.tasks.questions import Missing
 from grlo_lite.wording import cut, shortened
 
@@ -119,7 +119,7 @@ def one(name: str, index: Any, include_path: Path | None, serving: Serving, seed
     """The task or group of a name. Raises Missing with a reason in one line where it cannot be had."""
     _require_no_functions(index.task_index[name], index, include_path, serving)
     random.seed(seed)  # tasks that shuffle their options do it by the global generator
-    with quiet(), served(serving):
+    with quiet(), served(serving, name):
         item = _built(name, index)
     with quiet():
         for task in item.get_all_tasks() if hasattr(item, "get_all_tasks") else [item]:
@@ -129,21 +129,15 @@ def one(name: str, index: Any, include_path: Path | None, serving: Serving, seed
 
 def _built(name: str, index: Any) -> Any:
     """The task or group, loaded by lm-eval; whatever its code or its data raise there ends as Missing."""
-    import jinja2
-    import yaml
-
     try:
         return index._load_spec(name)
-    except Missing:
+    except (Missing, BadInput):
         raise
-    except (
-        ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
-        TypeError, ValueError, SyntaxError, jinja2.TemplateError, yaml.YAMLError,
-    ) as error:  # fmt: skip
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a task is code of others, and raises what it likes
         raise Missing(_said(error, index.task_index[name])) from None
 
 
-def _said(error: Exception, entry: Any) -> str:
+def _said(error: BaseException, entry: Any) -> str:
     """Why a task did not load, in a line: its data set, its package, or what it raised."""
     from datasets.exceptions import DatasetNotFoundError
 
@@ -195,19 +189,9 @@ def settle(task: Any, serving: Serving, seed: int) -> None:
     Raises Missing where the kit cannot ask it, and BadInput for --num-fewshot that it cannot take.
     """
     config = task.config
-    if getattr(task, "MULTIMODAL", False):
-        raise Missing("it shows images or plays sounds, which this model cannot take")
+    require_askable(task)
     if getattr(task, "UNSAFE_CODE", False) and not _runs_in_the_sandbox(task):
         raise Missing("it runs code that the model wrote by its own means, which do not go into the sandbox")
-    without = [n for n, f in getattr(task, "_metric_fn_list", {}).items() if f is None and not config.process_results]
-    if without:
-        raise Missing(
-            f"its metric {without[0]} is a program of Hugging Face's hub; --allow-task-code fetches and runs it"
-        )
-    alone = [name for name, aggregate in task.aggregation().items() if aggregate is None]
-    if alone:
-        raise Missing(f"its metric {alone[0]} cannot be paired: lm-eval knows no such aggregation over documents")
-    _require_decodable(task)
     if serving.num_fewshot is not None:
         _require_examples(task, serving.num_fewshot)
     config.num_fewshot = examples_before(task, serving.num_fewshot)
@@ -223,22 +207,6 @@ def _runs_in_the_sandbox(task: Any) -> bool:
     functions = [*getattr(task, "_metric_fn_list", {}).values(), task.config.process_results]
     spaces = [getattr(function, "__globals__", {}) for function in functions if function]
     return any(isinstance(value, SandboxedCode) for space in spaces for value in space.values())
-
-
-GREEDY_ONLY = {"top_k", "top_p", "temperature", "min_p", "typical_p"}  # which change nothing where nothing is drawn
-UNTOUCHED = {"num_beams": 1, "repetition_penalty": 1.0, "num_return_sequences": 1, "length_penalty": 1.0}
-LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-
-
-def _require_decodable(task: Any) -> None:
-    """Raises Missing where a task's YAML asks for a way to generate that the kit's decoder has not."""
-    asked = dict(getattr(task.config, "generation_kwargs", None) or {})
-    draws = asked.get("do_sample", float(asked.get("temperature") or 0) > 0)
-    known = {"until", "do_sample", "temperature", "top_p", *LENGTHS, *UNTOUCHED, *(() if draws else GREEDY_ONLY)}
-    strange = [name for name in asked if name not in known]
-    strange += [name for name, usual in UNTOUCHED.items() if asked.get(name, usual) != usual]
-    if strange:
-        raise Missing(f"it generates with {strange[0]}={asked[strange[0]]}, which the kit's decoder has not")
 
 
 def _require_examples(task: Any, wanted: int) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grlo_lite.errors import BadInput
-from grlo_lite.evaluation.harness.loading import LENGTHS, PREFIX, quiet
+from grlo_lite.evaluation.harness.loading import PREFIX, quiet
+from grlo_lite.evaluation.harness.served import LENGTHS
 from grlo_lite.generation.request import Sampling
 from grlo_lite.models.chat_template import TEMPLATE_OPTIONS, Messages
 

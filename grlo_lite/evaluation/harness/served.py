@@ -31,7 +31,7 @@ def examples_before(task: Any, wanted: int | None) -> int:
 
 
 @contextmanager
-def served(serving: Serving) -> Iterator[None]:
+def served(serving: Serving, name: str) -> Iterator[None]:
     """Inside, lm-eval's tasks take their questions from `TASK.jsonl` (those that are asked) and `TASK.SPLIT.jsonl` in
     the data directory, where one is named, and programs only go where they may.
 
@@ -41,10 +41,12 @@ def served(serving: Serving) -> Iterator[None]:
     from lm_eval.api.task import ConfigurableTask, Task
 
     def read(task: Any, dataset_kwargs: Any = None, *more: Any, **named: Any) -> None:
+        if isinstance(task, ConfigurableTask):
+            require_askable(task)
         if serving.data_dir is None or task.DATASET_PATH in LOCAL_FORMATS:
             original = configurable if isinstance(task, ConfigurableTask) else plain
             return original(task, dataset_kwargs, *more, **named)
-        task.dataset = splits_of(task, serving)
+        task.dataset = splits_of(task, serving, name)
 
     def metric(name: str, *_: Any, **__: Any) -> Any:
         if name == "code_eval":
@@ -61,13 +63,13 @@ def served(serving: Serving) -> Iterator[None]:
         ConfigurableTask.download, Task.download, evaluate.load = configurable, plain, load
 
 
-def splits_of(task: Any, serving: Serving) -> Any:
+def splits_of(task: Any, serving: Serving, named: str) -> Any:
     """The task's data set from its files: the split that is asked, the one that examples are drawn from, and any other
     that it names. A split without a file is empty where nothing is drawn from it. Raises Missing naming the file.
     """
     from datasets import Dataset, DatasetDict
 
-    folder, name = serving.data_dir, _name(task)
+    folder, name = serving.data_dir, (_name(task) or named).replace("/", "__")
     assert folder is not None
     asked, drawn, all_splits = _splits(task)
     found: dict[str, Any] = {}
@@ -86,25 +88,52 @@ def splits_of(task: Any, serving: Serving) -> Any:
     return DatasetDict({split: found.get(split, found[asked].select([])) for split in all_splits})
 
 
-def _name(task: Any) -> str:
-    """Under which a task's files are: its name, or its class's where it has none yet."""
-    return (getattr(getattr(task, "config", None), "task", None) or type(task).__name__).replace("/", "__")
+def _name(task: Any) -> str | None:
+    """Under which a task's files are; None for a class that has no name yet."""
+    return getattr(getattr(task, "_config", None), "task", None)
 
 
 def _splits(task: Any) -> tuple[str, str | None, list[str]]:
     """The split that is asked, the one that examples are drawn from, and all that a task names."""
     config = getattr(task, "_config", None)
-    if config is None:  # a class that says nothing before it has its data
+    asked = config and (config.test_split or config.validation_split)
+    if not asked:  # a class that says nothing before it has its data
         return "validation", None, ["validation", "test", "train"]
-    asked = config.test_split or config.validation_split
-    if asked is None:
-        raise Missing("it names no split that could be asked")
     drawn = getattr(config.fewshot_config, "split", None) or config.training_split or config.validation_split or asked
     return (
         asked,
         drawn,
         list(dict.fromkeys(s for s in (asked, drawn, config.training_split, config.validation_split) if s)),
     )
+
+
+GREEDY_ONLY = {"top_k", "top_p", "temperature", "min_p", "typical_p"}  # which change nothing where nothing is drawn
+UNTOUCHED = {"num_beams": 1, "repetition_penalty": 1.0, "num_return_sequences": 1, "length_penalty": 1.0}
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
+
+def require_askable(task: Any) -> None:
+    """Raises Missing where a task shows what the model cannot take, has a metric that cannot be had or paired, or asks
+    for a way to generate that the kit's decoder has not.
+    """
+    if getattr(task, "MULTIMODAL", False):
+        raise Missing("it shows images or plays sounds, which this model cannot take")
+    own = task.config.process_results
+    without = [name for name, metric in getattr(task, "_metric_fn_list", {}).items() if metric is None and not own]
+    if without:
+        raise Missing(
+            f"its metric {without[0]} is a program of Hugging Face's hub; --allow-task-code fetches and runs it"
+        )
+    alone = [name for name, aggregate in task.aggregation().items() if aggregate is None]
+    if alone:
+        raise Missing(f"its metric {alone[0]} cannot be paired: lm-eval knows no such aggregation over documents")
+    asked = dict(getattr(task.config, "generation_kwargs", None) or {})
+    draws = asked.get("do_sample", float(asked.get("temperature") or 0) > 0)
+    known = {"until", "do_sample", "temperature", "top_p", *LENGTHS, *UNTOUCHED, *(() if draws else GREEDY_ONLY)}
+    strange = [name for name in asked if name not in known]
+    strange += [name for name, usual in UNTOUCHED.items() if asked.get(name, usual) != usual]
+    if strange:
+        raise Missing(f"it generates with {strange[0]}={asked[strange[0]]}, which the kit's decoder has not")
 
 
 class SandboxedCode:
