@@ -5,8 +5,8 @@ from typing import Any
 
 
 def numbers(row: dict[str, Any]) -> tuple[str, str, str, str]:
-    """A row of evaluation.json as a table shows it: base, tuned, difference, interval."""
-    interval = f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+    """A row of evaluation.json as a table shows it: base, tuned, difference, interval, which a metric may not have."""
+    interval = f"[{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]" if "ci_low" in row else "none"
     return f"{row['base']:.3f}", f"{row['tuned']:.3f}", f"{row['difference']:+.3f}", interval
 
 

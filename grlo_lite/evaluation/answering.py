@@ -1,7 +1,8 @@
 """Each arm's answers to the questions of a suite, from the store first."""
 
 import hashlib
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def model_facts(policy: Any, subject: Subject) -> dict[str, Any]:
         "template_options": TEMPLATE_OPTIONS,
         "dtype": f"{subject.quantization}, {policy.model.dtype}".replace("torch.", ""),
         **({"stages": {s.arm: s.adapter_sha256 for s in subject.stages}} if subject.stages else {}),
+        **({"others": {s.arm: s.adapter_sha256 for s in subject.others}} if subject.others else {}),
     }
 
 
@@ -50,8 +52,12 @@ class Asking:
         self.store = store
         self.seed = seed
         self.budget = tokens_per_batch or tokens_at_once(policy.model)
-        self.facts = {key: fact for key, fact in model_facts(policy, subject).items() if key != "stages"}
-        self.adapters = {"tuned": self.facts["adapter_sha256"]} | {s.arm: s.adapter_sha256 for s in subject.stages}
+        self.facts = {
+            key: fact for key, fact in model_facts(policy, subject).items() if key not in ("stages", "others")
+        }
+        self.adapters = {"tuned": self.facts["adapter_sha256"]} | {
+            s.arm: s.adapter_sha256 for s in (*subject.stages, *subject.others)
+        }
 
     def everything(self, asked: Asked, arms: tuple[str, ...]) -> list[Said]:
         """For each task, each arm's answers, a list of K samples a question."""
@@ -96,32 +102,44 @@ class Asking:
                 if missing:
                     decoder = decoder or held.enter_context(twin(self.policy.model))
                     seed = f"{self.seed} {task.name} {number}"
-                    said = self._batch([texts[i] for i, _ in missing], sampling, seed, decoder)
+                    said = self.batch([texts[i] for i, _ in missing], sampling, seed, decoder)
                     entries = {keys[row]: asdict(answer) for row, answer in zip(missing, said, strict=True)}
                     self.store.keep(entries)
                     known |= entries
                     bar.update(len(missing))
         return [[Answer(**known[keys[i, k]]) for k in range(task.samples)] for i in range(len(questions))]
 
-    def _batch(self, texts: list[str], sampling: Sampling, seed: str, decoder: Any) -> list[Answer]:
-        import torch
-
+    def batch(self, texts: Any, sampling: Sampling, seed: str, decoder: Any) -> list[Answer]:
+        """The answers to formatted prompts, or to their tokens, in one batch; its draws follow from the seed."""
         from grlo_lite.generation.answers import answers, seeded
 
+        number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")
+        with self.until_memory_runs_out(), seeded(self.policy.model, number):
+            return answers(self.policy.model, self.policy.tokenizer, texts, sampling, decoder)
+
+    @contextmanager
+    def until_memory_runs_out(self) -> Iterator[None]:
+        """Inside, a GPU's memory that runs out is BadInput, which names the budget that may fit."""
+        import torch
+
         try:
-            with seeded(self.policy.model, int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")):
-                return answers(self.policy.model, self.policy.tokenizer, texts, sampling, decoder)
+            yield
         except torch.OutOfMemoryError:
             raise BadInput(
                 f"the GPU's memory does not hold --tokens-per-batch={self.budget}; what was answered is kept: "
                 f"go on with --tokens-per-batch {self.budget // 2}"
             ) from None
 
+    def arm_facts(self, arm: str) -> dict[str, Any]:
+        """What an arm's answers depend on beside what is asked."""
+        return {"arm": arm, **self.facts, "adapter_sha256": self.adapters.get(arm)}
+
     def _key(self, task: Task, question: Question, arm: str, text: str, sampling: Sampling, sample: int) -> str:
-        facts = self.facts | {"adapter_sha256": self.adapters.get(arm)}
         drawn = {"seed": self.seed, "sample": sample} if sampling.temperature else {}
         settings = asdict(sampling) | drawn
-        return key(arm=arm, **facts, task=task.name, version=task.version, question=question.id, text=text, **settings)
+        return key(
+            **self.arm_facts(arm), task=task.name, version=task.version, question=question.id, text=text, **settings
+        )
 
 
 def _arms_asked(task: Task, arms: tuple[str, ...]) -> tuple[str, ...]:

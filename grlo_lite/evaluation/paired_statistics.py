@@ -1,6 +1,9 @@
 """Paired statistics, pure functions on arrays."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -75,6 +78,65 @@ def mean_of_differences(differences: list[PairedDifference]) -> dict[str, float]
         "ci_high": mean + half,
         "p_value": float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0),
     }
+
+
+def weighted_error(differences: list[PairedDifference], weights: list[float]) -> float:
+    """The standard error of a weighted mean of independent differences; the weights need not add up to 1."""
+    squares = sum((d.standard_error * w) ** 2 for d, w in zip(differences, weights, strict=True))
+    return float(np.sqrt(squares)) / sum(weights)
+
+
+BOOTSTRAP = 1000  # resamples of documents for a metric of a whole set
+
+
+SLOW = {"bleu": 200, "chrf": 200, "ter": 200}  # resamples where one takes a good part of a second
+
+
+def paired_bootstrap(
+    base: list[Any], tuned: list[Any], aggregate: Callable[[list[Any]], float], seed: int
+) -> PairedDifference | None:
+    """The difference of a metric that only exists for a whole set of n documents, such as a perplexity: `aggregate` of
+    each arm's values, documents drawn with replacement and the same ones for both arms.
+
+    The interval is the percentiles' (Efron 1979), the p-value twice the smaller share of resamples on either side of
+    zero. None where a resample has no finite value.
+    """
+    n, generator = len(base), np.random.default_rng(seed)
+    whole = float(aggregate(base)), float(aggregate(tuned))
+    resamples = SLOW.get(getattr(aggregate, "__name__", ""), BOOTSTRAP)
+    drawn_R = np.empty(resamples)
+    for r in range(resamples):
+        chosen = generator.integers(n, size=n)
+        try:
+            drawn_R[r] = aggregate([tuned[i] for i in chosen]) - aggregate([base[i] for i in chosen])
+        except (ArithmeticError, ValueError):  # such as a correlation of documents that are all alike
+            return None
+    if not np.isfinite(drawn_R).all():
+        return None
+    difference, error = whole[1] - whole[0], float(drawn_R.std(ddof=1))
+    low, high = (float(v) for v in np.percentile(drawn_R, (2.5, 97.5)))
+    beyond = min(int((drawn_R <= 0).sum()), int((drawn_R >= 0).sum()))
+    p_value = min(1.0, 2 * (beyond + 1) / (resamples + 1))
+    return PairedDifference(n, *whole, difference, error, low, high, p_value, 2.8 * error)
+
+
+def pass_at(k: int, samples: int, right: int) -> float:
+    """The chance that one of `k` of a question's samples is right, of which `right` are: 1 − C(n − c, k) / C(n, k)
+    (Chen and others 2021), unbiased. 0 < k ≤ samples.
+    """
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def majority(answers: list[str], scores: list[float]) -> float:
+    """What the answer that most samples gave is worth; the mean over those that tie, and nothing where none was found
+    (an empty answer votes for nobody). The score of an answer is that of its samples.
+    """
+    by_answer: dict[str, list[float]] = {}
+    for answer, score in zip(answers, scores, strict=True):
+        if answer:
+            by_answer.setdefault(answer, []).append(score)
+    most = max(map(len, by_answer.values()), default=0)
+    return float(np.mean([np.mean(found) for found in by_answer.values() if len(found) == most])) if most else 0.0
 
 
 def holm(p_values: list[float]) -> list[float]:

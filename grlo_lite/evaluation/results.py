@@ -1,6 +1,7 @@
 """What an evaluation comes to: evaluation.json's content, answers.jsonl's rows, the printed table. Pure functions."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,18 @@ SAME_TEXT = "base and tuned are asked the same text, in the chat template the ad
 HEADLINE = (
     f"{SAME_TEXT}; base_plain is the base model asked without a template, after worked examples where the task has them"
 )
+
+
+OTHER = "tuned_"  # what the arms of further adapters begin with, in the order in which they were named
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of evaluation.json that were made elsewhere: tasks, groups of them, and the arms in them."""
+
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    arms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,17 +65,23 @@ def scored(task: Task, questions: list[Question], said: Said) -> Outcome:
     return Outcome(task, questions, said, verdicts)
 
 
-def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: dict[str, Any]) -> dict[str, Any]:
-    """evaluation.json of both arms. The average is over the tasks of the accuracies, a win rate being no accuracy."""
+def evaluation(
+    suite: str, outcomes: list[Outcome], missing: list[str], facts: dict[str, Any], more: Rows | None = None
+) -> dict[str, Any]:
+    """evaluation.json of both arms, with `more` rows of tasks that are not the kit's. The average is over the kit's
+    tasks of the accuracies, a win rate being no accuracy.
+    """
+    more = more or Rows()
     pairs = [paired_difference(o.scores("base"), o.scores("tuned")) for o in outcomes]
-    rows = [_row(o, pair) for o, pair in zip(outcomes, pairs, strict=True)]
-    for row, adjusted in zip(rows, paired_statistics.holm([pair.p_value for pair in pairs]), strict=True):
+    rows = [_row(o, pair) for o, pair in zip(outcomes, pairs, strict=True)] + more.tasks
+    tested = [row for row in rows if row.get("p_value") is not None]
+    for row, adjusted in zip(tested, paired_statistics.holm([row["p_value"] for row in tested]), strict=True):
         row["p_value_holm"] = adjusted
     accurate = [(o, pair) for o, pair in zip(outcomes, pairs, strict=True) if o.task.metric == "accuracy"]
-    arms = list(dict.fromkeys(arm for o in outcomes for arm in o.answers)) or list(ARMS)
+    arms = list(dict.fromkeys([*(arm for o in outcomes for arm in o.answers), *more.arms])) or list(ARMS)
     headline = HEADLINE if PLAIN in arms else SAME_TEXT
     result: dict[str, Any] = {"suite": suite, "arms": arms, "headline": headline, **facts}
-    result |= {"missing": missing, "tasks": rows}
+    result |= {"missing": missing, "tasks": rows} | ({"groups": more.groups} if more.groups else {})
     if accurate:
         by_domain: dict[str, list[PairedDifference]] = {}
         for outcome, pair in accurate:
@@ -75,6 +94,9 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
         for arm in other_arms(result):
             theirs = [paired_difference(o.scores(arm), o.scores("tuned")) for o, _ in accurate]
             result[f"average_against_{arm}"] = mean_of_differences(theirs)
+        for arm, before in steps(arms):
+            found = [paired_difference(o.scores(before), o.scores(arm)) for o, _ in accurate]
+            result.setdefault("average_steps", []).append({"arm": arm, "from": before, **mean_of_differences(found)})
     reference = _published([o.task.name for o in outcomes])
     return result | ({"published_under_another_protocol": reference} if reference else {})
 
@@ -82,6 +104,48 @@ def evaluation(suite: str, outcomes: list[Outcome], missing: list[str], facts: d
 def other_arms(result: dict[str, Any]) -> list[str]:
     """The arms beside base and tuned that tuned is held against as well: the plain base, and the stages before."""
     return [arm for arm in result["arms"] if arm not in ARMS]
+
+
+def steps(arms: Iterable[str]) -> list[tuple[str, str]]:
+    """Each further adapter's arm with the arms that it is held against: the base, and the adapter named before it."""
+    before, found = "tuned", []
+    for arm in (arm for arm in arms if arm.startswith(OTHER)):
+        found += [(arm, "base"), (arm, before)]
+        before = arm
+    return found
+
+
+def shown(pair: PairedDifference) -> dict[str, Any]:
+    """A difference as evaluation.json has it beside a row's own: `base` is the arm before, `tuned` the one after."""
+    kept = ("base", "tuned", "difference", "ci_low", "ci_high", "p_value")
+    return {name: value for name, value in asdict(pair).items() if name in kept}
+
+
+def _samples_together(outcome: Outcome) -> list[dict[str, Any]]:
+    """What K sampled answers a question are worth together: the chance that any is right, and that the most frequent
+    one is, where a scorer takes one answer out of a text. Paired as the mean is.
+    """
+    k = outcome.task.samples
+    if k < 2 or outcome.task.metric != "accuracy":
+        return []
+
+    def of(arm: str, worth: Callable[[list[Verdict]], float]) -> np.ndarray:
+        return np.array([worth(samples) for samples in outcome.verdicts[arm]])
+
+    def passed(samples: list[Verdict]) -> float:
+        return paired_statistics.pass_at(k, len(samples), sum(v.score == 1 for v in samples))
+
+    def voted(samples: list[Verdict]) -> float:
+        return paired_statistics.majority([v.answer for v in samples], [v.score for v in samples])
+
+    worths = {f"pass@{k}": passed}
+    if any(v.answer for samples in outcome.verdicts["tuned"] for v in samples):
+        worths[f"maj@{k}"] = voted
+    return [
+        {"task": outcome.task.name, "metric": name, "n": len(outcome.questions)}
+        | shown(paired_difference(of("base", worth), of("tuned", worth)))
+        for name, worth in worths.items()
+    ]
 
 
 def _row(outcome: Outcome, pair: PairedDifference) -> dict[str, Any]:
@@ -92,6 +156,13 @@ def _row(outcome: Outcome, pair: PairedDifference) -> dict[str, Any]:
         against = paired_difference(outcome.scores(arm), outcome.scores("tuned"))
         kept = ("base", "difference", "ci_low", "ci_high", "p_value")
         row[f"against_{arm}"] = {name: value for name, value in asdict(against).items() if name in kept}
+    compared = [
+        {"arm": arm, "from": before, **shown(paired_difference(outcome.scores(before), outcome.scores(arm)))}
+        for arm, before in steps(outcome.answers)
+    ]
+    row |= {"steps": compared} if compared else {}
+    together = _samples_together(outcome)
+    row |= {"also": together} if together else {}
     difference_N = outcome.scores("tuned") - outcome.scores("base")
     if not np.isin(difference_N, (-1, 0, 1)).all():
         low, high = paired_statistics.bca_interval(difference_N, seed=0)
@@ -160,11 +231,14 @@ def table(result: dict[str, Any]) -> str:
         return [*(said[arm] for arm in plain), base, *(said[arm] for arm in stages), *rest]
 
     for task in result["tasks"]:
-        chance = f"{'yes' if task['p_value_holm'] < 0.05 else 'no'} (p {task['p_value_holm']:.2g})"
-        name = task["task"] + (f" avg@{task['samples']}" if task["samples"] > 1 else "")
-        name += "" if task["metric"] == "accuracy" else f" ({task['metric'].replace('_', ' ')})"
-        could_show = f"{task['smallest_detectable']:.3f}"
-        rows.append((task["domain"], name, str(task["n"]), *arms(task, "against"), chance, could_show))
+        name = task["task"] + (f" avg@{task['samples']}" if task.get("samples", 1) > 1 else "")
+        name += "" if task["metric"] == "accuracy" else f" ({_words(task['metric'])})"
+        rows.append((task["domain"], name, str(task["n"]), *arms(task, "against"), *_verdict(task)))
+        for also in task.get("also", []):
+            rows.append(("", f"  {_words(also['metric'])}", str(also["n"]), *arms(also, "against"), "", ""))
+    for group in result.get("groups", []):
+        name = f"{group['group']}, {group['tasks']} tasks ({_words(group['metric'])})"
+        rows.append(("group", name, "", *arms(group, ""), "", ""))
     for domain in result.get("domains", []):
         if domain["tasks"] > 1:
             rows.append((domain["domain"], f"mean of {domain['tasks']}", "", *arms(domain, ""), "", ""))
@@ -178,13 +252,28 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([*aligned(rows, left=(0, 1)), "", *_notes(result)])
 
 
+def _words(metric: str) -> str:
+    return metric.replace("_", " ").replace(",", ", ")
+
+
+def _verdict(task: dict[str, Any]) -> tuple[str, str]:
+    """Whether a difference is more than chance, and which one this n could have shown."""
+    if "p_value_holm" not in task:
+        return "", ""
+    chance = f"{'yes' if task['p_value_holm'] < 0.05 else 'no'} (p {task['p_value_holm']:.2g})"
+    return chance, f"{task['smallest_detectable']:.3f}"
+
+
 def _notes(result: dict[str, Any]) -> list[str]:
+    tests = "exact McNemar or paired t"
+    if any(task.get("interval") == "paired bootstrap" for task in result["tasks"]):
+        tests += ", of a whole set's metrics a paired bootstrap over documents"
     notes = [
         f"{result['headline']}.",
-        "p-values: exact McNemar or paired t, after Holm over the tasks; could show: with 80 % power.",
+        f"p-values: {tests}, after Holm over the tasks; could show: with 80 % power.",
     ]
     for task in result["tasks"]:
-        cut = {arm: share for arm, share in task["truncated"].items() if share > 0.05}
+        cut = {arm: share for arm, share in task.get("truncated", {}).items() if share > 0.05}
         if cut:
             said = ", ".join(f"{arm} {share:.0%}" for arm, share in cut.items())
             notes.append(f"{task['task']}: answers that reached {task['max_tokens']} tokens: {said}.")
@@ -196,8 +285,11 @@ def _notes(result: dict[str, Any]) -> list[str]:
             f"against the base without the template the average gain is {gain['difference']:+.3f} "
             f"[{gain['ci_low']:+.3f}, {gain['ci_high']:+.3f}]: what is beyond the template."
         )
-    for arm in (arm for arm in other_arms(result) if arm != PLAIN):
+    for arm in (arm for arm in other_arms(result) if arm != PLAIN and not arm.startswith(OTHER)):
         notes += _against_stage(result, arm)
+    for arm, before in steps(result["arms"]):
+        notes += _step(result, arm, before)
+    notes += result.get("notes", [])
     notes += [f"left out: {said}" for said in result["missing"]]
     for model, accuracies in result.get("published_under_another_protocol", {}).items():
         numbers = ", ".join(f"{task} {accuracy:.3f}" for task, accuracy in accuracies.items())
@@ -211,6 +303,19 @@ def _against_stage(result: dict[str, Any], arm: str) -> list[str]:
     rows += [("average", result[f"average_against_{arm}"])] if f"average_against_{arm}" in result else []
     said = [f"{name} {g['difference']:+.3f} [{g['ci_low']:+.3f}, {g['ci_high']:+.3f}]" for name, g in rows]
     return [f"against {arm.replace('_', ' ')}, paired: {', '.join(said)}."] if said else []
+
+
+def _step(result: dict[str, Any], arm: str, before: str) -> list[str]:
+    """What a further adapter does beside an arm, a task each and on average."""
+    found = [(task["task"], step) for task in result["tasks"] for step in task.get("steps", [])]
+    found += [("average", step) for step in result.get("average_steps", [])]
+    said = [
+        f"{name} {step['difference']:+.3f} [{step['ci_low']:+.3f}, {step['ci_high']:+.3f}]"
+        for name, step in found
+        if (step["arm"], step["from"]) == (arm, before) and "ci_low" in step
+    ]
+    where = result.get("others", {}).get(arm, "")
+    return [f"{arm.replace('_', ' ')} ({where}) against {before}, paired: {', '.join(said)}."] if said else []
 
 
 def _judged(task: dict[str, Any]) -> str:

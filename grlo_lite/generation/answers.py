@@ -14,13 +14,16 @@ from grlo_lite.generation.sampling import seeded
 from grlo_lite.generation.twin import Twin, base_of, copy_bytes, copy_finds_room, twin
 from grlo_lite.machine.device import free_bytes, until_it_fits
 
+Texts = list[str] | list[list[int]]  # formatted prompts, or their tokens
 
-def prompts_of(model: Any, tokenizer: Any, texts: list[str], share: list[float] | None = None) -> Prompts:
-    """Formatted texts as one left-padded batch on the model's device, with the model's own stop tokens; no special
-    tokens are added. `share` is how much of the adapter each one gets, for a twin with one beside it.
+
+def prompts_of(model: Any, tokenizer: Any, texts: Texts, share: list[float] | None = None) -> Prompts:
+    """Formatted texts, or their tokens, as one left-padded batch on the model's device, with the model's own stop
+    tokens; none are added. `share` is how much of the adapter each one gets, for a twin with one beside it.
     """
     stop_ids = model.generation_config.eos_token_id
-    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else text for text in texts]
+    batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="left")
     return Prompts(
         batch["input_ids"].to(model.device),
         batch["attention_mask"].bool().to(model.device),
@@ -30,9 +33,7 @@ def prompts_of(model: Any, tokenizer: Any, texts: list[str], share: list[float] 
     )
 
 
-def answers(
-    model: Any, tokenizer: Any, texts: list[str], sampling: Sampling, decoder: Twin | None = None
-) -> list[Answer]:
+def answers(model: Any, tokenizer: Any, texts: Texts, sampling: Sampling, decoder: Twin | None = None) -> list[Answer]:
     """One answer a text, in order, from one batch; each row ends at its own stop token, stop text or length.
 
     Decoded by `decoder`, the model's twin, where one is at hand, else by one that is made for this batch.

@@ -10,7 +10,7 @@ from typing import Any
 
 from grlo_lite.errors import BadInput
 from grlo_lite.models import names
-from grlo_lite.models.chat_template import load_tokenizer
+from grlo_lite.models.chat_template import fetched, load_tokenizer
 from grlo_lite.models.policy import Policy, require_causal_lm, settled
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.rundir import files
@@ -31,8 +31,7 @@ def load_trained(
 
     from grlo_lite.models.quantization import from_pretrained
 
-    saved = (adapter / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(str(adapter), "main") if saved else load_tokenizer(path, revision)
+    tokenizer = tokenizer_of(path, revision, adapter)
     require_causal_lm(path, revision)
     base = from_pretrained(AutoModelForCausalLM, path, revision, quantization, device, cpu_dtype)
     try:
@@ -41,6 +40,12 @@ def load_trained(
         said = " ".join(str(error).split())[:300]
         raise BadInput(f"the adapter {adapter} does not fit on {path}: {said}; name its own base model") from None
     return settled(Policy(model, tokenizer, "transformers"))
+
+
+def tokenizer_of(path: str, revision: str, adapter: Path) -> Any:
+    """The tokenizer saved with an adapter, the base's where there is none."""
+    saved = (adapter / "tokenizer_config.json").is_file()
+    return load_tokenizer(str(adapter), "main") if saved else load_tokenizer(path, revision)
 
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path, model_card: str) -> None:
@@ -59,9 +64,9 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, model_card: str) -> N
 
 @dataclass(frozen=True)
 class Stage:
-    """An adapter that a later one went on from, as an arm of an evaluation."""
+    """A further adapter of the same base as an arm of an evaluation: one that a later one went on from, or another."""
 
-    arm: str  # stage_1, stage_2, …
+    arm: str  # stage_1, stage_2, …; tuned_2, tuned_3, …
     adapter: Path
     adapter_sha256: str
 
@@ -79,6 +84,7 @@ class Subject:
     template_sha256: str | None
     cpu_dtype: str = "fp32"
     stages: tuple[Stage, ...] = ()  # that it went on from, the first one first
+    others: tuple[Stage, ...] = ()  # that are evaluated beside it, in the order in which they were named
 
 
 def find(path: Path, base: str | None) -> Subject:
@@ -130,6 +136,32 @@ def stages_here(subject: Subject) -> tuple[Subject, list[str]]:
     return replace(subject, stages=tuple(s for s in subject.stages if s not in said)), list(said.values())
 
 
+def with_others(subject: Subject, others: list[Subject]) -> Subject:
+    """The subject with further adapters beside it. Raises BadInput where one is not of the same base and template."""
+    found = []
+    for number, other in enumerate(others, 2):
+        for what, own, theirs in (
+            ("base model", names.name_of(subject.base), names.name_of(other.base)),
+            ("revision", subject.revision, other.revision),
+            ("quantization", subject.quantization, other.quantization),
+            ("chat template", _template_of(subject), _template_of(other)),
+        ):
+            if own != theirs:
+                raise BadInput(
+                    f"{other.adapter}: its {what} is not that of {subject.adapter} ({shortened(theirs)}, "
+                    f"{shortened(own)}); adapters of one base can be evaluated together, others one by one"
+                )
+        weights = files.file_sha256(other.adapter / "adapter_model.safetensors")
+        found.append(Stage(f"tuned_{number}", other.adapter, weights))
+    return replace(subject, others=tuple(found))
+
+
+def _template_of(subject: Subject) -> str:
+    """The chat template's file that lies with an adapter; empty where there is none, and the base's is taken."""
+    file = subject.adapter / "chat_template.jinja"
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
 @contextmanager
 def stages_loaded(model: Any, stages: tuple[Stage, ...]) -> Iterator[None]:
     """Inside, the stages' adapters lie beside the model's own under the names of their arms, none of them in effect."""
@@ -146,10 +178,12 @@ def stages_loaded(model: Any, stages: tuple[Stage, ...]) -> Iterator[None]:
 
 @contextmanager
 def in_effect(model: Any, arm: str) -> Iterator[None]:
-    """Inside, the model answers as an arm: `tuned` with its own adapter, `stage_N` with that, others with none."""
+    """Inside, the model answers as an arm: `tuned` with its own adapter, a further adapter's with that, others with
+    none.
+    """
     if arm == "tuned":
         yield
-    elif arm.startswith("stage_"):
+    elif arm in model.peft_config:
         model.set_adapter(arm)
         try:
             yield
@@ -201,6 +235,14 @@ def load(subject: Subject) -> Any:
             "another template measures another model, so restore the adapter's chat_template.jinja"
         )
     return policy
+
+
+def longest_text(subject: Subject) -> int:
+    """Tokens that the subject's base can read, by its configuration."""
+    from transformers import AutoConfig
+
+    config = fetched(AutoConfig, subject.base, subject.revision, f"the base {subject.base} cannot be loaded")
+    return getattr(config, "max_position_embeddings", None) or 2048
 
 
 def template_sha256(tokenizer: Any) -> str:

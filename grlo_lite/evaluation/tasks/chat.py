@@ -15,5 +15,5 @@ def arena(rows: list[dict[str, Any]]) -> list[Question]:
 
 CHAT = Task(
     "chat", "chat", 1, 2048, arena, None, ("arena_hard_v0.1_prompts.jsonl", "arena_hard.jsonl", "chat.jsonl"),
-    metric="win_rate", stops=("\nRequest:",), limit=200,
+    metric="win_rate", stops=("\nRequest:",), limit=200, size=500,
 )  # fmt: skip

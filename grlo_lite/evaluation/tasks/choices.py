@@ -67,5 +67,5 @@ GPQA = Task(
 
 MMLU_PRO = Task(
     "mmlu_pro", "knowledge", 1, 2048, mmlu_pro, judged, ("mmlu_pro.jsonl",),
-    ("TIGER-Lab/MMLU-Pro", None, "test"), stops=("\n\nQuestion:",), limit=1000,
+    ("TIGER-Lab/MMLU-Pro", None, "test"), stops=("\n\nQuestion:",), limit=1000, size=12032,
 )  # fmt: skip

@@ -100,12 +100,12 @@ def _verdict(program: str, how: str) -> Verdict:
 
 HUMANEVAL = Task(
     "humaneval", "code", 1, 1024, humaneval, judged_humaneval, ("HumanEval.jsonl.gz", "HumanEval.jsonl"),
-    ("openai/openai_humaneval", None, "test"), stops=PLAIN_STOPS, runs_code=True,
+    ("openai/openai_humaneval", None, "test"), stops=PLAIN_STOPS, runs_code=True, size=164,
 )  # fmt: skip
 
 
 MBPP = Task(
     "mbpp", "code", 1, 1024, mbpp, judged_mbpp, ("mbpp.jsonl",),
     ("google-research-datasets/mbpp", "full", "test"), stops=("\n\n\n", '\n"""', "\nassert ", "\nprint(", "\n```"),
-    runs_code=True,
+    runs_code=True, size=500,
 )  # fmt: skip

@@ -45,5 +45,5 @@ def judged(question: Question, text: str) -> Verdict:
 
 IFEVAL = Task(
     "ifeval", "instructions", 1, 1280, ifeval, judged, ("ifeval.jsonl",), ("google/IFEval", None, "train"),
-    stops=("\nRequest:",), hindrance=unavailable,
+    stops=("\nRequest:",), size=541, hindrance=unavailable,
 )  # fmt: skip

@@ -76,13 +76,13 @@ PLAIN_STOPS = ("\n\nProblem:", "\nProblem:")
 
 GSM8K = Task(
     "gsm8k", "mathematics", 1, 1024, gsm8k, judged_number, ("gsm8k_test.jsonl", "gsm8k.jsonl"),
-    ("openai/gsm8k", "main", "test"), stops=PLAIN_STOPS, hindrance=unavailable,
+    ("openai/gsm8k", "main", "test"), stops=PLAIN_STOPS, size=1319, hindrance=unavailable,
 )  # fmt: skip
 
 
 MATH500 = Task(
     "math500", "mathematics", 1, 3072, math500, judged_expression, ("math500.jsonl",),
-    ("HuggingFaceH4/MATH-500", None, "test"), stops=PLAIN_STOPS, hindrance=unavailable,
+    ("HuggingFaceH4/MATH-500", None, "test"), stops=PLAIN_STOPS, size=500, hindrance=unavailable,
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def exams(questions: int = QUESTIONS, seed: int = EXAM_SEED, max_tokens: int = M
             found = world.exam(domain, questions, seed)
             return [Question(str(i), q.text, f"{q.text}\n", q.answer, {"question": q}) for i, q in enumerate(found)]
 
-        return Task(f"microcosm-{domain}", domain, 1, max_tokens, asked, judged, temperature=1.0)
+        return Task(f"microcosm-{domain}", domain, 1, max_tokens, asked, judged, temperature=1.0, size=questions)
 
     return tuple(exam(domain) for domain in world.VERIFIABLE)
 
@@ -48,4 +48,4 @@ def chat(_: list[dict[str, Any]]) -> list[Question]:
     return [Question(str(i), prompt, f"{prompt}\n", "") for i, prompt in enumerate(prompts)]
 
 
-CHAT = Task("microcosm-chat", "chat", 1, MAX_TOKENS, chat, None, metric="win_rate", temperature=1.0)
+CHAT = Task("microcosm-chat", "chat", 1, MAX_TOKENS, chat, None, metric="win_rate", temperature=1.0, size=CHAT_PROMPTS)

@@ -79,6 +79,11 @@ SUITES: dict[str, tuple[Task, ...]] = {
 }
 
 
+def task_named(name: str) -> Task | None:
+    """The kit's own task of a name, whichever suite it is in."""
+    return next((task for suite in SUITES.values() for task in suite if task.name == name), None)
+
+
 def run_tasks(recipe: Recipe) -> tuple[Task, ...]:
     """What a run's own measurement asks: the tasks of its suite that need no judge, those of the microcosm with as many
     questions and tokens as the recipe says.

@@ -55,7 +55,7 @@ class Task:
     top_p: float = 1.0
     stops: tuple[str, ...] = ()  # texts that end a plain answer
     limit: int | None = None  # how many questions are asked unless the command line says otherwise
-    size: int | None = None  # how many there are, where they are few
+    size: int | None = None  # how many there are, where that is known
     runs_code: bool = False
     hindrance: Callable[[], str] = str  # why it cannot be scored here, such as a package that is missing; else empty
 
