@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",
 }
 RAM_DISK = Path("/dev/shm")
+# by vLLM where it dies, is of another version, or does not know a model
+RAISED = (RuntimeError, ValueError, OSError, AssertionError, TypeError, LookupError, AttributeError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class Said:
 class Vllm:
     """One vLLM that answers as a policy with its adapter, or as its base.
 
-    With `folded`, each `take` writes base and adapter, summed in fp32 and rounded once, into vLLM's own tensors, so that
-    an adapter costs nothing a token and the base is not at hand; otherwise the adapter goes beside the base. Raises
-    BadInput where vLLM does not know the model, and DoesNotFit where its cache holds no completion.
+    With `folded`, each `take` writes base and adapter, summed in fp32 and rounded once, into vLLM's own tensors, so
+    that an adapter costs nothing a token and the base is not at hand; otherwise the adapter goes beside the base.
+    Raises EngineFailed where vLLM cannot be started with the model, and DoesNotFit where its cache holds no completion.
     """
 
     def __init__(self, model: Any, rank: int, room: Room, temperature: float, folded: bool = False):
@@ -253,7 +255,7 @@ def vllms_own(what: str) -> Iterator[None]:
     try:
         with untouched(ENVIRONMENT):
             yield
-    except (RuntimeError, ValueError, OSError, AssertionError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except RAISED as error:
         if is_out_of_memory(error):
             raise
         raise EngineFailed(f"vLLM could not {what}: {first_line(error)}") from error

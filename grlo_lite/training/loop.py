@@ -81,15 +81,16 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     recorder = Recorder(run, recipe, lambda: stops.elapsed_seconds, parts.heldout, halvings, pace)
     watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
     callbacks = [boundary, recorder, watch, stops]
-    materials = Materials(parts.policy, handed_on(parts.rewards, recorder.take, rows.train), rows.train, parts.place)
-
-    def trainer(micro: int) -> Any:
-        return composed_trainer(recipe, materials, run.partial, callbacks, micro)
-
+    rewarded = handed_on(parts.rewards, recorder.take, rows.train)
     micro = halvings.smallest("update") or micro_batches.micro_batch(recipe, parts.place.device)
     stops.listen()
     try:
-        with engines.rollouts(recipe, parts.policy.model, parts.place.engine, halvings):
+        with engines.rollouts(recipe, parts.policy.model, parts.place.engine, halvings) as sampler:
+            materials = Materials(parts.policy, rewarded, rows.train, parts.place, sampler, recorder.drift)
+
+            def trainer(micro: int) -> Any:
+                return composed_trainer(recipe, materials, run.partial, callbacks, micro)
+
             if checkpoint is None:
                 _tell_how_answers_end(recipe, parts.policy, rows.train)
             out_of_memory.train_halving(trainer, recipe, micro, checkpoint, boundary, recorder)

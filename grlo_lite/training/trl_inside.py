@@ -7,12 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+LARGEST_RATIO = 3.0  # of a token's probabilities, trainer's over sampler's, by which its loss is multiplied
+
+
 # what of GRPO and of RLOO has the name, its name, and what it is relied on for
 TOUCHED = (
     ("Trainer", "_prepare_inputs", "gives the next micro-batch, made by a rollout every steps_per_generation"),
     ("Trainer", "_buffered_inputs", "the micro-batches of the newest rollout"),
     ("Trainer", "_step", "counts micro-batches"),
     ("Trainer", "_save_checkpoint", "writes checkpoint-N into output_dir"),
+    ("Trainer", "_last_loaded_step", "the step whose weights the sampler has"),
+    ("Trainer", "_generate_and_score_completions", "makes a rollout: samples, scores, gives advantages"),
     ("Config", "_n_gpu", "the GPUs of one process, by which Trainer multiplies the batch"),
     ("Config", "_setup_devices", "the device, worked out once"),
 )
@@ -32,6 +37,31 @@ def arrange_micro_batches(trainer: Any, arranged: Callable[[list[dict[str, Any]]
         return seen[0][trainer._step % trainer.args.steps_per_generation]
 
     trainer._prepare_inputs = prepared
+
+
+def sample_through(trainer: Any, sampler: Any) -> None:
+    """Makes a trainer sample through what has `sync_weights` and `generate` as TRL's own vLLM has them, and GRPO's
+    loss correct for the difference between sampler and trainer, token by token, by ratios of at most LARGEST_RATIO.
+
+    Of whole completions, TRL's default, the ratio's logarithm is a sum of rounding errors: in 16 bits a long answer
+    would be left out for nothing else.
+    """
+    trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, sampler, -1
+    trainer.vllm_importance_sampling_correction = True
+    trainer.vllm_importance_sampling_mode = "token_truncate"
+    trainer.vllm_importance_sampling_clip_min, trainer.vllm_importance_sampling_clip_max = None, LARGEST_RATIO
+
+
+def see_rollouts(trainer: Any, seen: Callable[[dict[str, Any]], None]) -> None:
+    """Shows each rollout to `seen` before it is cut into micro-batches; what that changes in it counts."""
+    make = trainer._generate_and_score_completions
+
+    def made(inputs: Any) -> dict[str, Any]:
+        rollout = make(inputs)
+        seen(rollout)
+        return rollout
+
+    trainer._generate_and_score_completions = made
 
 
 def set_device(config: Any, device: Any) -> None:
