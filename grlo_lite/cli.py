@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from grlo_lite.errors import BadInput, DiskFull, DoesNotFit
+from grlo_lite.errors import BadInput, DiskFull, DoesNotFit, EngineFailed
 from grlo_lite.wording import shortened
 
 INTERRUPTED = 130
@@ -22,7 +22,7 @@ def run_command(main: Callable[[], int]) -> int:
     wait_passively()
     try:
         return main()
-    except (BadInput, DoesNotFit, DiskFull) as error:
+    except (BadInput, DoesNotFit, DiskFull, EngineFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -17,3 +17,9 @@ class DiskFull(Exception):
     """The disk takes no more: what could not be written, and what is kept."""
 
     exit_code = 1
+
+
+class EngineFailed(Exception):
+    """The rollout engine died or could not do what it was asked for: what it said, and what is kept."""
+
+    exit_code = 1

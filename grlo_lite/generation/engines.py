@@ -1,7 +1,7 @@
 """A run's rollout engine: what `generate`, which TRL calls, does while a policy is trained."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -13,23 +13,28 @@ from grlo_lite.generation.engine_table import WORTH_FOLDING
 from grlo_lite.generation.kv_cache import ROOM, kv_bytes
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.twin import base_of, copy_bytes, twin
+from grlo_lite.generation.vllm_rollouts import VllmRollouts
 from grlo_lite.machine.device import free_bytes, until_it_fits
 from grlo_lite.recipe.schema import Recipe
 
 
 @contextmanager
-def rollouts(recipe: Recipe, model: Any, chosen: str, halvings: Any) -> Iterator[None]:
+def rollouts(recipe: Recipe, model: Any, chosen: str, halvings: Any) -> Iterator[VllmRollouts | None]:
     """Inside, `model.generate` answers by the engine that was chosen; outside, as before. `halvings` keeps what had to
-    be halved where memory ran out.
+    be halved where memory ran out. Gives what TRL's trainer has to sample through where that is not `generate`.
     """
     answer = ENGINES[chosen](model, recipe, halvings)
     if answer is None:
-        yield
+        yield None
+        return
+    if isinstance(answer, VllmRollouts):
+        with closing(answer):
+            yield answer
         return
     before = vars(model).get("generate")
     model.generate = answer
     try:
-        yield
+        yield None
     finally:
         del model.generate
         if before is not None:
@@ -200,10 +205,12 @@ def called_by_the_trainer(model: Any, recipe: Recipe, halvings: Any) -> None:
     """Nothing that stands in for `generate`: TRL's trainer calls Unsloth's vLLM itself."""
 
 
-# rollout.engine: what is called in the place of `model.generate`, as it is; None where nothing is
-ENGINES: dict[str, Callable[[Any, Recipe, Any], Callable[..., torch.Tensor] | None]] = {
+# rollout.engine: what is called in the place of `model.generate`, as it is, or what TRL samples through; None where
+# there is neither
+ENGINES: dict[str, Callable[[Any, Recipe, Any], Callable[..., torch.Tensor] | VllmRollouts | None]] = {
     "generate": transformers_generate,
     "compact": compact,
     "folded": folded,
     "fast_inference": called_by_the_trainer,
+    "vllm": VllmRollouts,
 }

@@ -125,6 +125,11 @@ def float_of(layer: Any) -> torch.dtype:
     return base.weight.dtype
 
 
+def adapters_on(layer: Any) -> list[str]:
+    """The adapters in effect on a layer."""
+    return _names(layer, None)
+
+
 def _names(layer: Any, beside: str | None) -> list[str]:
     """The adapters on a layer: the one named, or those in effect."""
     if not hasattr(layer, "lora_A"):

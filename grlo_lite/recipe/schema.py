@@ -153,8 +153,10 @@ class Rollout(Section):
     """How completions are sampled. `batch` counts completions a step and is a multiple of `group_size`.
 
     engine: `generate` is Transformers' (or Unsloth's) own; `compact` is the kit's (grlo_lite/generation); `folded` is
-    `compact` with a dense copy of the weights for the length of a rollout; `fast_inference` is the vLLM inside Unsloth.
-    `rows_at_once` bounds the completions that `compact` and `folded` decode together; `auto` goes by the free memory.
+    `compact` with a dense copy of the weights for the length of a rollout; `fast_inference` is the vLLM inside Unsloth;
+    `vllm` is a vLLM of the kit's on the policy's own base (docs/vllm.md). `rows_at_once` bounds the completions that
+    `compact`, `folded` and `vllm` decode together; `auto` goes by the free memory. `vllm_weights`: `adapter` puts the
+    adapter beside the base, `folded` writes their sum into vLLM's weights at every step.
     """
 
     group_size: Positive = 8
@@ -162,16 +164,17 @@ class Rollout(Section):
     max_tokens: Positive = 1024
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    engine: Literal["auto", "generate", "compact", "folded", "fast_inference"] = "auto"
+    engine: Literal["auto", "generate", "compact", "folded", "fast_inference", "vllm"] = "auto"
     rows_at_once: Positive | Literal["auto"] = "auto"
-    vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the GPU, for vLLM under fast_inference
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)] = 0.5  # fast_inference: of the GPU; vllm: of free memory, at most
+    vllm_weights: Literal["adapter", "folded"] = "adapter"
 
     @model_validator(mode="after")
     def rows_at_once_needs_the_kits_engine(self):
         if self.rows_at_once != "auto" and self.engine in ("generate", "fast_inference"):
             raise ValueError(
                 f"rollout.rows_at_once={self.rows_at_once} has no meaning with rollout.engine={self.engine}; "
-                "choose compact or folded, or leave it out"
+                "choose compact, folded or vllm, or leave it out"
             )
         return self
 
@@ -485,6 +488,14 @@ class Guards(Section):
             "updates overflow in fp16 step after step and are skipped, so nothing is learnt; a card with bf16 will do",
         ),
     ] = Guard(limit=0.5)  # of a step's updates; metrics.jsonl has it where there were any
+    sampler_logp_difference: Annotated[
+        Guard,
+        Watched(
+            True,
+            "the rollout engine and the policy that is trained have drifted apart, as where the engine answers with an "
+            "older adapter",
+        ),
+    ] = Guard(limit=0.1)  # nats a token; rounding makes 1e-6 in fp32 and 0.01 to 0.04 in bf16
     on_overoptimization: Literal["warn", "stop", "keep_best"] = "warn"
     overoptimization_patience: Positive = 3  # evaluations in a row with the trained reward up and the held-out one down
 

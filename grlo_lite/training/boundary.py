@@ -1,15 +1,14 @@
 """The state at the newest rollout boundary."""
 
 import copy
-import random
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import recursively_apply
 from transformers import TrainerCallback
 
+from grlo_lite.machine.untouched import random_state, restore_random_state
 from grlo_lite.models.critic import Critic
 from grlo_lite.rundir.layout import RunDir
 
@@ -63,17 +62,3 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
 def _on_cpu(value: Any) -> Any:
     """A copy of nested dicts and lists with every tensor in main memory."""
     return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True), value)
-
-
-def random_state() -> dict[str, Any]:
-    """The state of every random number generator that a run draws from."""
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"])

@@ -92,18 +92,20 @@ def optimized(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, chec
     watch = Watch(recipe.guards, run, recorder.latest, recorder.why_no_signal)
     followed = Followed(run, recipe)
     callbacks = [boundary, recorder, watch, stops, followed]
-    reward = handed_on(parts.rewards, recorder.take, rows.train)
-    materials = Materials(parts.policy, reward, rows.train, parts.place, parts.critic)
+    rewarded = handed_on(parts.rewards, recorder.take, rows.train)
     if parts.critic and checkpoint:
         parts.critic.load(checkpoint)
-
-    def trainer(micro: int) -> Any:
-        return composed_trainer(recipe, materials, run.partial, callbacks, micro)
-
     micro = halvings.smallest("update") or micro_batches.micro_batch(recipe, parts.place.device)
     stops.listen()
     try:
-        with engines.rollouts(recipe, parts.policy.model, parts.place.engine, halvings):
+        with engines.rollouts(recipe, parts.policy.model, parts.place.engine, halvings) as sampler:
+            materials = Materials(
+                parts.policy, rewarded, rows.train, parts.place, parts.critic, sampler, recorder.drift
+            )  # fmt: skip
+
+            def trainer(micro: int) -> Any:
+                return composed_trainer(recipe, materials, run.partial, callbacks, micro)
+
             if checkpoint is None:
                 _tell_how_answers_end(recipe, parts.policy, rows.train)
             out_of_memory.train_halving(trainer, recipe, micro, checkpoint, boundary, recorder)

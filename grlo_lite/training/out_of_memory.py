@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate.utils.memory import clear_device_cache
 
-from grlo_lite.errors import DoesNotFit
+from grlo_lite.errors import DoesNotFit, EngineFailed
 from grlo_lite.machine import processes
 from grlo_lite.machine.device import is_out_of_memory
 from grlo_lite.monitoring.halvings import Halvings
@@ -51,13 +51,18 @@ def train_halving(
     Where an update runs out of memory, the step is made again from its beginning with half the micro-batch: the
     state of the boundary is saved as a checkpoint, which a new trainer goes on from. Groups and the completions of an
     update stay as they are. Raises DoesNotFit at a micro-batch of 1, and with several processes, which cannot agree
-    on halving it while they wait for each other's gradients.
+    on halving it while they wait for each other's gradients. Where the rollout engine dies, the boundary is saved.
     """
     while True:
         trainer = make(micro)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             return
+        except EngineFailed as error:
+            boundary.restore(trainer)
+            kept = _saved_checkpoint(trainer, boundary, recorder)
+            mend = f"{kept.name} is kept; go on with --resume" if kept else "no step was made"
+            raise EngineFailed(f"{error}; {mend}") from error
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

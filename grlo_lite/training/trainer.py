@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from grlo_lite.training import trl_inside
 from grlo_lite.training.algorithms import ALGORITHMS
 from grlo_lite.training.micro_batches import arranged, batch_an_update
 from grlo_lite.training.ppo import Kept, learn_with_a_critic
+from grlo_lite.training.sampler_drift import corrected
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Materials:
     rows: list[prompts.Messages]
     place: Place
     critic: Critic | None = None
+    sampler: Any = None  # that TRL samples through where it does not call `generate`
+    drift: dict[str, float] = field(default_factory=dict)  # where it is put how far that is from the policy
 
 
 def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, callbacks: list[Any], micro: int) -> Any:
@@ -76,6 +79,9 @@ def composed_trainer(recipe: Recipe, materials: Materials, output_dir: Path, cal
     if policy.backend == "transformers":  # Unsloth's trainer packs for itself
         updates, sort = algorithm.updates_per_rollout, algorithm.loss != "bnpo"
         trl_inside.arrange_micro_batches(made, partial(arranged, updates=updates, sort=sort))
+    if materials.sampler is not None:
+        trl_inside.sample_through(made, materials.sampler)
+        trl_inside.change_each_rollout(made, partial(corrected, materials.sampler, materials.drift))
     begin_with_a_small_loss_scale(made.accelerator.scaler)
     policies.without_reference_adapter(made.model)
     policies.trainable_in_fp32(made.model)

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+LARGEST_RATIO = 3.0  # of a token's probabilities, trainer's over sampler's, by which its loss is multiplied
+
+
 # what of GRPO and of RLOO has the name, its name, and what it is relied on for
 TOUCHED = (
     ("Trainer", "_prepare_inputs", "gives the next micro-batch, made by a rollout every steps_per_generation"),
@@ -26,6 +29,7 @@ TOUCHED = (
         "log-probabilities, a micro-batch at a time",
     ),
     ("Trainer", "_metrics", "what goes into the next update's logs"),
+    ("Trainer", "_last_loaded_step", "the step whose weights the sampler has"),
     ("Config", "_n_gpu", "the GPUs of one process, by which Trainer multiplies the batch"),
     ("Config", "_setup_devices", "the device, worked out once"),
 )
@@ -72,6 +76,19 @@ def tell(trainer: Any, metrics: dict[str, float]) -> None:
     """Puts metrics into the logs of the next update."""
     for name, value in metrics.items():
         trainer._metrics["train"][name].append(value)
+
+
+def sample_through(trainer: Any, sampler: Any) -> None:
+    """Makes a trainer sample through what has `sync_weights` and `generate` as TRL's own vLLM has them, and GRPO's
+    loss correct for the difference between sampler and trainer, token by token, by ratios of at most LARGEST_RATIO.
+
+    Of whole completions, TRL's default, the ratio's logarithm is a sum of rounding errors: in 16 bits a long answer
+    would be left out for nothing else.
+    """
+    trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, sampler, -1
+    trainer.vllm_importance_sampling_correction = True
+    trainer.vllm_importance_sampling_mode = "token_truncate"
+    trainer.vllm_importance_sampling_clip_min, trainer.vllm_importance_sampling_clip_max = None, LARGEST_RATIO
 
 
 def set_device(config: Any, device: Any) -> None:
