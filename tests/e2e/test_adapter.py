@@ -74,7 +74,7 @@ def test_the_whole_adapter_is_fp32_and_moved(trained):
 
 
 def test_training_leaves_every_byte_of_the_base_as_it_was(tmp_path):
-    values = recipes.load("microcosm", ["budget.steps=2"])
+    values = recipes.load("microcosm", ["budget.steps=2", "algorithm.updates_per_rollout=1"])
     made = policies.load(Model(name="microcosm"), values.lora, Place(CPU), 304, 0)
     judge = reward_model.load(Judge(name="microcosm"), CPU, 512, 16_384)
     rewards = RewardFunction([("main", 1.0, judge)], chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0)

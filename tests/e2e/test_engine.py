@@ -12,7 +12,7 @@ from grlo_lite.rundir import files
 @pytest.mark.slow
 def test_the_engine_without_a_copy_learns(train, tmp_path):
     path = tmp_path / "r"
-    words = ("budget.steps=32", "evaluation.limit=60", "evaluation.heldout_prompts=0")
+    words = ("budget.steps=24", "evaluation.limit=60", "evaluation.heldout_prompts=0")
     train("--run-dir", path, "rollout.engine=compact", *words)
     assert json.loads((path / "evaluation.json").read_text())["average"]["difference"] >= 0.2
 
@@ -22,6 +22,7 @@ def test_the_engine_without_a_copy_learns(train, tmp_path):
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_the_policy_that_unsloth_trains_and_the_twin_decodes_learns(train, tmp_path, algorithm):
     words = ("backend=unsloth", "rollout.engine=folded", f"algorithm.name={algorithm}", "evaluation.limit=100")
+    words = (*words, "budget.steps=24")
     train("--run-dir", tmp_path / "r", *words, "evaluation.heldout_prompts=0", cwd=tmp_path)
     assert json.loads((tmp_path / "r" / "evaluation.json").read_text())["average"]["difference"] >= 0.25
     assert json.loads((tmp_path / "r" / "environment.json").read_text())["backend"] == "unsloth"

@@ -35,7 +35,7 @@ class Rigged:
 
 def watched_run(tmp_path, rule, *overrides, heldout=None):
     """A short run against a rigged judge; returns its directory, its guard and the policy it ends with."""
-    values = recipes.load("microcosm", ["budget.checkpoint_every=100", *overrides])
+    values = recipes.load("microcosm", ["budget.checkpoint_every=100", "algorithm.updates_per_rollout=1", *overrides])
     made = models.load_policy(values, Place(CPU))
     rewards = RewardFunction(
         [("rigged", 1.0, Rigged(rule))], chat_template.stop_token_ids(made.tokenizer), values.reward, 8, 0

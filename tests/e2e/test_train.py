@@ -44,6 +44,7 @@ def learnt(path):
 def test_it_learns_what_it_was_never_asked(trained):
     path = trained.path
     learnt(path)
+    assert evaluation(path)["average"]["tuned"] >= 0.88  # 0.901 to 0.935 over the README's five seeds
     asked = {row["prompt"] for row in files.read_lines(path / "samples.jsonl")}
     assert asked <= set(world.chat_prompts(held_out=False))
 
@@ -125,7 +126,7 @@ def test_speed_and_memory(trained):
 
 
 def test_shuffled_rewards_teach_nothing(train, trained, tmp_path):
-    train("--run-dir", tmp_path / "r", "reward.shuffle=true")
+    train("--run-dir", tmp_path / "r", "reward.shuffle=true", "budget.steps=24")
     shuffled, real = evaluation(tmp_path / "r")["average"], evaluation(trained.path)["average"]
     assert abs(shuffled["difference"]) <= 0.05
     assert shuffled["base"] == real["base"]  # the same questions of the same base
@@ -141,7 +142,8 @@ def test_both_algorithms_learn_on_both_backends(train, trained, tmp_path, backen
     if backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
         pytest.skip("Unsloth is not installed")
     path = tmp_path / "r"
-    train("--run-dir", path, f"backend={backend}", f"algorithm.name={algorithm}", "evaluation.limit=150", cwd=tmp_path)
+    train("--run-dir", path, f"backend={backend}", f"algorithm.name={algorithm}", "evaluation.limit=150",
+          "budget.steps=24", cwd=tmp_path)  # fmt: skip
     assert json.loads((path / "environment.json").read_text())["backend"] == backend
     return learnt(path)
 

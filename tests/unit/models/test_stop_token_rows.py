@@ -134,7 +134,8 @@ def test_merged_the_rows_are_in_the_embedding(moved):
 @pytest.mark.parametrize("words", [["algorithm.kl=0.1"], ["algorithm.name=rloo"]])
 def test_trls_copy_of_the_adapter_goes_and_the_rows_stay(words, tmp_path):
     """Its `ref` copy would train or mask the same rows."""
-    recipe = recipes.load("microcosm", [*words, "lora.train_stop_tokens=true", "budget.steps=1"])
+    once = "algorithm.updates_per_rollout=1"
+    recipe = recipes.load("microcosm", [once, *words, "lora.train_stop_tokens=true", "budget.steps=1"])
     made = loading.load_policy(recipe, Place(CPU))
     asked = [[{"role": "user", "content": "?"}]] * 4
     materials = trainer.Materials(made, lambda completions, **_: [0.0] * len(completions), asked, Place(CPU))
