@@ -17,6 +17,11 @@ from typing import Any
 from full_shape.random_models import QWEN3_4B
 from real_models import make_policy
 
+WAYS: tuple[tuple[str, str, Any], ...] = (  # dtype that is written, and the base that the adapter is added to
+    ("merged_fp16", "float16", "dequantized"),
+    ("original_fp16", "float16", "original"),
+    ("merged_bf16", "bfloat16", "dequantized"),
+)
 STEPS, RANK, RATE = 16, 16, 3e-4
 TEXTS = "Keep it short and be kind. Say what you know, and say when you do not know it. Then stop."
 
@@ -43,32 +48,31 @@ def of_smollm2(folder: Path) -> dict[str, Any]:
     from grlo_lite.exporting import checking, gguf, merged, proof
     from grlo_lite.exporting.job import Job
     from grlo_lite.models import trained_adapter
+    from grlo_lite.models.policy import Policy
 
     make_policy(folder / "base")
     adapter = _trained(folder)
     subject = trained_adapter.find(adapter, str(folder / "base"))
+    policy = trained_adapter.load(subject)
+    seen = proof.samples(policy, proof.questions(subject))
+    texts = policy.tokenizer.batch_decode(seen.prompts)
     rows: dict[str, Any] = {}
-    for name, dtype, into in (
-        ("merged_fp16", "fp16", "dequantized"),
-        ("merged_bf16", "bf16", "dequantized"),
-        ("original_fp16", "fp16", "original"),
-    ):
-        out = folder / name
-        out.mkdir()
-        kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
-        merged.merged(subject, out, merged.Merge(kinds[dtype], into, torch.float32, "cpu"))
-        rows[name] = checking.checked(Job(subject, out), out, "merged")[0].facts()
+
+    def keep(name: str, found: proof.Proof) -> None:
+        rows[name] = found.facts()
         print(name, rows[name], file=sys.stderr, flush=True)
-    planted = trained_adapter.load(subject)
-    seen = proof.samples(planted, proof.questions(subject))
-    model = planted.model.merge_and_unload()
-    theirs = proof.log_probabilities(model, seen.prompts, seen.sampled)
-    rows["merge_and_unload"] = proof.proof(seen, theirs, [[]] * len(theirs), proof.SAME).facts()
+
+    for name, dtype, into in WAYS:
+        job = Job(subject, folder / name)
+        job.folder.mkdir()
+        merged.merged(subject, job.folder, merged.Merge(getattr(torch, dtype), into, torch.float32, "cpu"))
+        keep(name, checking.of_merged(checking.merged_policy(job.folder, policy.tokenizer, job), seen, texts))
     for kind in ("f16", "q8_0"):
         job = Job(subject, folder / kind, quantization=kind)
         gguf.gguf(job)
-        rows[f"gguf_{kind}"] = checking.checked(job, job.folder, "gguf")[0].facts()
-        print(kind, rows[f"gguf_{kind}"], file=sys.stderr, flush=True)
+        keep(f"gguf_{kind}", checking.of_gguf(job, job.folder, seen, texts))
+    planted = Policy(policy.model.merge_and_unload(), policy.tokenizer, "transformers")
+    keep("merge_and_unload", checking.of_merged(planted, seen, texts))
     return {"model": "SmolLM2-135M-Instruct", "steps": STEPS, "rank": RANK, "exports": rows}
 
 

@@ -44,13 +44,13 @@ def checked(job: Job, folder: Path, kind: str) -> tuple[Proof, dict[str, Any]]:
     tokenizer = policy.tokenizer
     del policy
     if kind == "gguf":
-        return _of_gguf(job, folder, seen, texts), {}
-    export = _merged_policy(folder, tokenizer, job)
-    found = _of_merged(export, seen, texts)
+        return of_gguf(job, folder, seen, texts), {}
+    export = merged_policy(folder, tokenizer, job)
+    found = of_merged(export, seen, texts)
     return found, _suite_difference(job, asked, own, export) if asked else {}
 
 
-def _merged_policy(folder: Path, tokenizer: Any, job: Job) -> Policy:
+def merged_policy(folder: Path, tokenizer: Any, job: Job) -> Policy:
     """The folder as anybody loads it, in the dtype that the policy computes in here."""
     from transformers import AutoModelForCausalLM
 
@@ -63,7 +63,8 @@ def _merged_policy(folder: Path, tokenizer: Any, job: Job) -> Policy:
     return Policy(model, tokenizer, "transformers")
 
 
-def _of_merged(export: Policy, seen: Samples, texts: list[str]) -> Proof:
+def of_merged(export: Policy, seen: Samples, texts: list[str]) -> Proof:
+    """Merged weights held against the policy."""
     from grlo_lite.generation.answers import completion_ids
 
     theirs = log_probabilities(export.model, seen.prompts, seen.sampled)
@@ -71,7 +72,7 @@ def _of_merged(export: Policy, seen: Samples, texts: list[str]) -> Proof:
     return proof(seen, theirs, greedy, SAME)
 
 
-def _of_gguf(job: Job, folder: Path, seen: Samples, texts: list[str]) -> Proof:
+def of_gguf(job: Job, folder: Path, seen: Samples, texts: list[str]) -> Proof:
     """Raises BadInput where llama.cpp cuts the prompts into other tokens."""
     from tqdm import tqdm
 

@@ -106,7 +106,7 @@ class Trackio:
         )  # fmt: skip
 
     def metrics(self, step: int, line: Row) -> None:
-        self.trackio.log(line, step=step)
+        self.trackio.log({key: value for key, value in line.items() if key != "step"}, step=step)
 
     def samples(self, step: int, rows: list[Row]) -> None:
         import pandas

@@ -88,6 +88,7 @@ def test_merged_is_proven_with_its_stop_tokens_in_its_own_config(run, capsys):
     assert results == {task["task"]: pytest.approx(task["tuned"]) for task in tasks}
 
 
+@pytest.mark.slow
 def test_the_original_base_is_told_apart(run, capsys):
     assert export.main([str(run), "--format", "merged", "--into", "original"]) == 1
     said = capsys.readouterr().out
@@ -338,6 +339,7 @@ def test_an_upload_brings_the_files_and_a_card_with_a_base_of_the_hub(run):
     assert str(run) not in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("refuse", "there"), [("/repos/create", "nothing was made"), ("/commit/", "has nothing of")])
 def test_a_refused_upload_is_one_line_that_says_what_is_there(run, refuse, there):
     sent, done = uploaded(run, refuse)

@@ -57,6 +57,7 @@ def test_tensorboard(run):
     assert [e.step for e in found["guard/entropy/text_summary"]] == [3]
 
 
+@pytest.mark.slow
 def test_trackio(run):
     pytest.importorskip("trackio", reason="needs grlo-lite[trackers]")
     from trackio.sqlite_storage import SQLiteStorage
@@ -85,6 +86,7 @@ def wandb_records(data):
             record = b""
 
 
+@pytest.mark.slow
 def test_wandb(run):
     pytest.importorskip("wandb", reason="needs grlo-lite[trackers]")
     from wandb.proto import wandb_internal_pb2
@@ -105,6 +107,7 @@ def test_wandb(run):
     assert alerts == ["entropy"]
 
 
+@pytest.mark.slow
 def test_mlflow_goes_on_with_the_same_run(run):
     pytest.importorskip("mlflow", reason="needs grlo-lite[trackers]")
     from mlflow import MlflowClient
