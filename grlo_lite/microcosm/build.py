@@ -81,7 +81,8 @@ def demo() -> None:
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         shutil.rmtree(made / "checkpoints")
         (made / "adapter" / "README.md").unlink()  # it names a folder of the machine it was made on
-        (made / "report.html").unlink()  # of the files that are kept, and anew at any time
+        (made / "report.html").unlink()  # made anew at any time
+        (made / "answers.jsonl").unlink()  # a megabyte, where samples.jsonl shows what was said
         shutil.rmtree(DEMO, ignore_errors=True)
         shutil.copytree(made, DEMO)
     _set(DEMO / "adapter" / "adapter_config.json", base_model_name_or_path="microcosm")
