@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +29,9 @@ class Critic:
         if self.kind == "adapter":
             _add_adapter(model, recipe)
         width = model.config.get_text_config().hidden_size
-        made = torch.nn.utils.skip_init(torch.nn.Linear, width, 1, device=model.device, dtype=torch.float32)
-        self.head = cast(torch.nn.Linear, made)
-        torch.nn.init.zeros_(self.head.weight)  # drawing no random number
+        head = torch.nn.Linear(width, 1, device="meta", dtype=torch.float32)  # which draws no random number
+        self.head = head.to_empty(device=model.device)
+        torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
         self.rollouts = 0  # that it has learnt from
         self.variances: list[tuple[float, float]] = []  # of the newest ones' returns: unexplained, whole
