@@ -20,7 +20,7 @@ def base_against_tuned(record: Record) -> str:
     """evaluation.json as a forest plot for each metric, and as a table."""
     found = record.evaluation
     if not found:
-        return note(f"not evaluated yet: python -m grlo_lite.evaluate {record.path}")
+        return note(f"not evaluated yet: python -m grlo_lite.evaluate {record.where}")
     if not found["tasks"]:
         return note("the evaluation has no tasks")
     average = found.get("average")
@@ -84,7 +84,7 @@ def answers_side_by_side(record: Record) -> str:
     """Ten questions with the answers of base and tuned, and the rule by which they were chosen."""
     pairs = _pairs(record.answers)
     if not pairs:
-        how = f"python -m grlo_lite.evaluate {record.path}"
+        how = f"python -m grlo_lite.evaluate {record.where}"
         return note(f"the answers of base and tuned were not kept; {how} keeps them")
     chosen = chosen_pairs(pairs)
     shown = "".join(_pair(task, question, arms) for task, question, arms in chosen)

@@ -41,6 +41,12 @@ class Record:
         self.path = path
         self.troubles: dict[str, str] = {}  # by file: what is missing or wrong, and what that costs
 
+    @property
+    def where(self) -> Path:
+        """The path as one would type it: below the folder that one is in without what leads there."""
+        here = Path.cwd()
+        return self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """The recipe as it was written, whatever version wrote it."""
@@ -80,7 +86,7 @@ class Record:
     def summary(self) -> dict[str, Any]:
         return self._object(
             self.run.summary,
-            f"is not there: the run is unfinished; go on with python -m grlo_lite.train --run-dir {self.path} --resume",
+            f"is not there: the run is unfinished; go on: python -m grlo_lite.train --run-dir {self.where} --resume",
         )
 
     @cached_property
@@ -94,7 +100,7 @@ class Record:
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        how = f"python -m grlo_lite.evaluate {self.path}"
+        how = f"python -m grlo_lite.evaluate {self.where}"
         return self._object(self.run.evaluation, f"is not there: base and tuned were not compared; {how} does that")
 
     @cached_property
@@ -120,7 +126,7 @@ class Record:
 
     @cached_property
     def answers(self) -> list[dict[str, Any]]:
-        how = f"python -m grlo_lite.evaluate {self.path}"
+        how = f"python -m grlo_lite.evaluate {self.where}"
         return self._rows(
             self.run.answers, f"is not there: the answers of base and tuned were not kept; {how} keeps them"
         )

@@ -218,7 +218,7 @@ def shown(record: Record, section: Callable[[Record], str]) -> str:
     try:
         return section(record)
     except DAMAGE as error:
-        return note(damaged(str(record.path), error), "refused")
+        return note(damaged(str(record.where), error), "refused")
 
 
 def damaged(where: str, error: Exception) -> str:
