@@ -46,7 +46,6 @@ def test_it_is_the_policy_over_twenty_swaps_and_leaves_the_process_as_it_was(wei
     from grlo_lite.generation.vllm_engine import Room, Vllm
     from grlo_lite.models import policy as policies
     from grlo_lite.models.backends import Place
-
     from grlo_lite.recipe import loading as recipes
 
     recipe = recipes.load("microcosm", [])
@@ -54,7 +53,12 @@ def test_it_is_the_policy_over_twenty_swaps_and_leaves_the_process_as_it_was(wei
     model, ends = policy.model.eval(), policy.model.generation_config.eos_token_id
     ids = torch.randint(10, 500, (4, 70), generator=torch.Generator().manual_seed(3))
     sampling, seeds = Sampling(40, 0.0), range(4)
-    words, threads, set_threads, drawn = dict(os.environ), torch.get_num_threads(), torch.set_num_threads, torch.get_rng_state()
+    words, threads, set_threads, drawn = (
+        dict(os.environ),
+        torch.get_num_threads(),
+        torch.set_num_threads,
+        torch.get_rng_state(),
+    )
     vllm = Vllm(model, recipe.lora.rank, Room(4, 160, 2**24), 1.0, weights == "folded")
     try:
         peaks = []
