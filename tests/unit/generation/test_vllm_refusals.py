@@ -1,11 +1,13 @@
 """What is asked of vLLM that cannot be had: a line, before anything is loaded. Needs no vLLM."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from grlo_lite.errors import BadInput, DoesNotFit
 from grlo_lite.generation.dense_base import dense_tensors
-from grlo_lite.generation.vllm_engine import Room, fitting
+from grlo_lite.generation.vllm_engine import Room, Said, fitting
 from grlo_lite.models import vllm_here
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.training.sampler_drift import corrected, drift_metrics
@@ -85,16 +87,14 @@ def test_drift_is_of_the_ratios_before_they_are_cut():
 
 
 def test_rloo_is_corrected_by_the_ratio_of_the_whole_completion():
-    class Sampler:
-        newest = [type("Said", (), {"logps": logps}) for logps in ([-1.0, -1.0], [-2.0], [-3.0, -3.0])]
-
+    sampler = SimpleNamespace(newest=[Said([], logps) for logps in ([-1.0, -1.0], [-2.0], [-3.0, -3.0])])
     rollout = {
         "completion_mask": torch.tensor([[1, 1], [1, 0], [0, 0]]),
         "old_logps": torch.tensor([-2.6931472, 0.0, 0.0]),  # half as likely; e² times, cut at 3; masked
         "advantages": torch.tensor([2.0, 1.0, 5.0]),
     }
     drift = {"stale": 1.0}
-    corrected(Sampler(), drift, rollout)
+    corrected(sampler, drift, rollout)
     assert rollout["advantages"].tolist() == pytest.approx([1.0, 3.0, 5.0])
     assert drift["sampler_logp_difference"] == pytest.approx((0.6931472 / 2 + 2.0) / 2)
     assert "stale" not in drift

@@ -375,7 +375,7 @@ def test_without_a_reward_model_none_is_planned(capsys):
 
 
 def test_vllm_is_planned_by_part_and_asleep_where_it_sleeps():
-    recipe, card = recipes.load("qwen3-4b-24gb", ["rollout.engine=vllm"]), known_card("rtx4090")
+    recipe, card = recipes.load("qwen3-4b-24gb", ["rollout.engine=vllm"]), cards.known_card("rtx4090")
     planned = planner.plan(recipe, card)
     assert planned.engine == "vllm"
     assert planned.vram["rollout"]["vLLM weights"] == 2 * 4_022_468_096  # Qwen3-4B in 16 bits
