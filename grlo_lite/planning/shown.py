@@ -29,9 +29,23 @@ def text(recipe: Recipe, card: Card, planned: Plan) -> str:
             f"sizes: {planned.rows_at_once} completions decoded together by `{planned.engine}`, "
             f"{planned.micro_batch} a backward pass, {scoring}; completions "
             f"of {planned.max_completion_tokens:,} tokens would still fit",
+            *sleeping(card, planned),
             f"seconds a step: {a_step}; {recipe.budget.steps} steps: {cost(planned)} ({how})",
         ]
     )
+
+
+def sleeping(card: Card, planned: Plan) -> list[str]:
+    """When vLLM is awake, and where its weights are while it is not; nothing under another engine."""
+    if planned.engine != "vllm":
+        return []
+    size = f"{planned.vram['rollout']['vLLM weights'] / GIB:.2f} GiB"
+    if not card.cuda:
+        return [f"vLLM holds {size} of weights for the whole run: on a CPU it does not sleep"]
+    return [
+        f"vLLM is awake in the rollout alone; it sleeps while rewards and updates are computed, its {size} of weights "
+        "in main memory and its cache given back"
+    ]
 
 
 def verdict(card: Card, planned: Plan) -> str:

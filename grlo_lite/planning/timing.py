@@ -116,7 +116,7 @@ def token_seconds(recipe: Recipe, shape: Shape, card: Card, engine: str, rows: f
     if engine in ADAPTED and recipe.model.quantization == "nf4":
         weights = fused.weights_seconds(shape, card, rows, weights_seconds("nf4", shape, card))
     else:
-        weights = weights_seconds("none" if engine == "folded" else recipe.model.quantization, shape, card)
+        weights = weights_seconds("none" if engine in ("folded", "vllm") else recipe.model.quantization, shape, card)
     head = shape.embedding_parameters * card.float_bytes / card.bytes_a_second
     products = 2 * rows * multiplied / card.few_rows_flops + (weights + head)
     cache = cache_passes(shape, engine) * rows * attended * shape.kv_bytes_a_token(card.float_bytes)
@@ -134,7 +134,7 @@ def cache_passes(shape: Shape, engine: str) -> float:
 
 def host_seconds(shape: Shape, card: Card, engine: str) -> float:
     """Seconds that the CPU takes to launch a token's kernels; vLLM replays them from a CUDA graph."""
-    if engine == "fast_inference":
+    if engine in ("fast_inference", "vllm"):
         return card.token_seconds
     a_layer = card.dense_layer_seconds if engine in ("folded", "unsloth") else card.layer_seconds
     return card.token_seconds + shape.layers * a_layer

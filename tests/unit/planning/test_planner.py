@@ -416,3 +416,15 @@ def test_without_a_reward_model_none_is_planned(capsys):
     assert "no reward model" in shown.text(recipe, card, free)
     assert changes.cheapest_change(recipe, cards.known_card("VRAM=5"))  # and no judge among what it changes
     assert "reward." not in (changes.cheapest_change(recipe, cards.known_card("VRAM=5")) or "")
+
+
+def test_vllm_is_planned_by_part_and_asleep_where_it_sleeps():
+    recipe, card = recipes.load("qwen3-4b-24gb", ["rollout.engine=vllm"]), cards.known_card("rtx4090")
+    planned = planner.plan(recipe, card)
+    assert planned.engine == "vllm"
+    assert planned.vram["rollout"]["vLLM weights"] == 2 * 4_022_468_096  # Qwen3-4B in 16 bits
+    assert planned.vram["rollout"]["KV cache"] == planned.rows_at_once * memory.row_bytes(recipe, SHAPE_4B, card)
+    for phase in ("reward", "update"):
+        assert "vLLM weights" not in planned.vram[phase]
+        assert planned.vram[phase]["vLLM asleep"] == 2**29
+    assert "vLLM is awake in the rollout alone" in shown.text(recipe, card, planned)

@@ -1,0 +1,100 @@
+"""What is asked of vLLM that cannot be had: a line, before anything is loaded. Needs no vLLM."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite.generation.dense_base import dense_tensors
+from grlo_lite.generation.vllm_engine import Room, Said, fitting
+from grlo_lite.models import vllm_here
+from grlo_lite.recipe import loading as recipes
+from grlo_lite.training.sampler_drift import corrected, drift_metrics
+from tests.unit.generation.models import adapted, bare
+
+
+def required(monkeypatch, *words, version="0.32.0", backend="transformers"):
+    monkeypatch.setattr(vllm_here.importlib.util, "find_spec", lambda name: version and object())
+    monkeypatch.setattr(vllm_here, "installed", lambda name: version)
+    vllm_here.require_vllm(recipes.load("microcosm", ["rollout.engine=vllm", *words]), backend)
+
+
+def test_a_vllm_that_is_known_is_taken(monkeypatch):
+    required(monkeypatch, "rollout.top_p=0.9", version="0.32.0+cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "version", "said"),
+    [
+        ((), None, "vLLM is not installed; pip install"),
+        ((), "0.25.1", r"vLLM 0\.25\.1 is installed"),
+        (("lora.rank=600",), "0.32.0", "lora.rank=600 is above vLLM's maximum of 512"),
+        (("lora.train_stop_tokens=true",), "0.32.0", "train_stop_tokens"),
+        (("rollout.top_p=0.9", "rollout.temperature=0.7"), "0.32.0", "leave one of them at 1"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_the_mend(monkeypatch, words, version, said):
+    with pytest.raises(BadInput, match=said) as refused:
+        required(monkeypatch, *words, version=version)
+    assert "\n" not in str(refused.value)
+
+
+def test_unsloths_trainer_is_refused(monkeypatch):
+    with pytest.raises(BadInput, match="choose backend=transformers"):
+        required(monkeypatch, backend="unsloth")
+
+
+def test_a_cache_for_less_than_one_completion_does_not_fit():
+    model = bare("qwen3", vocab_size=40)  # 2 layers × 2 × 2 heads × 16 numbers in fp32: 512 bytes a token
+    assert fitting(model, Room(4, 64, 2**30)).cache_bytes == (4 * 64 + 32) * 512
+    assert fitting(model, Room(4, 64, 96 * 512)).cache_bytes == 96 * 512
+    with pytest.raises(DoesNotFit, match="does not hold one completion"):
+        fitting(model, Room(4, 64, 96 * 512 - 1))
+
+
+def test_more_tokens_than_the_model_reads_are_refused():
+    with pytest.raises(BadInput, match="reads at most 128 tokens"):
+        fitting(bare("qwen3", max_position_embeddings=128), Room(4, 129, 2**30))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_dense_tensors_are_a_checkpoint_of_the_base_and_folded_of_the_policy(folded):
+    model = adapted(bare("qwen3", vocab_size=40))
+    twin = bare("qwen3", vocab_size=40)
+    tensors = dict(dense_tensors(model, torch.float32, folded))
+    missing, unexpected = twin.load_state_dict(tensors, strict=False)
+    assert set(missing) <= {"lm_head.weight"}
+    assert not unexpected
+    ids = torch.arange(8, 20)[None]
+    with torch.no_grad():
+        policys = model(ids).logits
+        with model.disable_adapter():
+            bases = model(ids).logits
+        found = twin(ids).logits
+    assert torch.allclose(found, policys if folded else bases, atol=1e-4)
+    assert not torch.allclose(found, bases if folded else policys, atol=1e-2)
+
+
+def test_drift_is_of_the_ratios_before_they_are_cut():
+    found = drift_metrics(torch.tensor([0.0, 0.6931472, -0.6931472, 1.3862944]), torch.ones(4))
+    assert found["sampler_logp_difference"] == pytest.approx(0.6931472)
+    assert found["importance_ratio_mean"] == pytest.approx(7.5 / 4)
+    assert found["importance_ratio_std"] == pytest.approx(1.3404757)
+    assert (found["importance_ratio_min"], found["importance_ratio_max"]) == pytest.approx((0.5, 4.0))
+    assert found["importance_clipped_fraction"] == 0.25
+    assert drift_metrics(torch.zeros(0), torch.zeros(0)) == {}
+
+
+def test_rloo_is_corrected_by_the_ratio_of_the_whole_completion():
+    sampler = SimpleNamespace(newest=[Said([], logps) for logps in ([-1.0, -1.0], [-2.0], [-3.0, -3.0])])
+    rollout = {
+        "completion_mask": torch.tensor([[1, 1], [1, 0], [0, 0]]),
+        "old_logps": torch.tensor([-2.6931472, 0.0, 0.0]),  # half as likely; e² times, cut at 3; masked
+        "advantages": torch.tensor([2.0, 1.0, 5.0]),
+    }
+    drift = {"stale": 1.0}
+    corrected(sampler, drift, rollout)
+    assert rollout["advantages"].tolist() == pytest.approx([1.0, 3.0, 5.0])
+    assert drift["sampler_logp_difference"] == pytest.approx((0.6931472 / 2 + 2.0) / 2)
+    assert "stale" not in drift
