@@ -132,9 +132,8 @@ def compared(evaluation: dict[str, Any], answers: list[dict[str, Any]], theirs: 
     for group in evaluation.get("groups", []):
         name = group["group"].removeprefix("lm-eval:")
         other = theirs["results"][name][f"{group['metric']},none"]
-        lines.append(
-            f"{arm:6} {name:15} group, {group['metric']:23} {group[arm]:<22.12g} {other:<22.12g} {abs(group[arm] - other):.1e}"
-        )
+        apart = abs(group[arm] - other)
+        lines.append(f"{arm:6} {name:15} group, {group['metric']:23} {group[arm]:<22.12g} {other:<22.12g} {apart:.1e}")
     return lines
 
 

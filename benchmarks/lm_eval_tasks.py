@@ -1,7 +1,8 @@
 """Every task that the installed lm-eval knows, tried without a network: `python benchmarks/lm_eval_tasks.py`.
 
-Each is loaded by itself as `evaluate --tasks NAME --data-dir DIR` loads it: its YAML, its code, its metrics and its way to
-generate are read before its questions are sought, so that one which lacks a file alone could be asked with that. Every name loads, or ends in one line that says what it lacks. Prints a table of counts; `--out FILE` keeps the lines.
+Each is loaded by itself as `evaluate --tasks NAME --data-dir DIR` loads it: its YAML, its code, its metrics and its way
+to generate are read before its questions are sought, so that one which lacks a file alone could be asked with that.
+Every name loads, or ends in one line that says what it lacks. Prints a table of counts; `--out FILE` keeps the lines.
 """
 
 import argparse

@@ -7,7 +7,8 @@ import sys
 
 from grlo_lite.cli import command_line, parsed_with_recipe, run_command, settle_libraries
 from grlo_lite.errors import BadInput, DoesNotFit
-from grlo_lite.planning import memory, recipe_cards, this_machine
+from grlo_lite.evaluation.tasks import suites
+from grlo_lite.planning import cards, evaluation, memory, recipe_cards, this_machine
 from grlo_lite.planning.cards import Card, known_card
 from grlo_lite.planning.changes import cheapest_change
 from grlo_lite.planning.planner import plan
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gpu", help="a known card, or its memory as VRAM=24 (default: the one in this machine)")
     parser.add_argument("--probe", action="store_true", help="measure this machine first, for about a minute")
     parser.add_argument("--all", action="store_true", help="every shipped recipe on every known card, as a table")
+    parser.add_argument("--evaluate", choices=suites.SUITES, help="what evaluating a run of it by this suite takes")
+    parser.add_argument("--limit", type=int, help="with --evaluate: questions a task")
     arguments, named, overrides = parsed_with_recipe(parser, argv)
     if arguments.probe and (arguments.gpu or arguments.all):
         raise BadInput("--probe measures this machine; leave --gpu and --all out")
@@ -38,6 +41,12 @@ def main(argv: list[str] | None = None) -> int:
     if here is None:
         here = card_of(recipes.short_name(name))
         print(f"no GPU here and no --gpu: planned for {here.title}")
+    if arguments.evaluate:
+        loads, shape = evaluation.suite_loads(suites.SUITES[arguments.evaluate], arguments.limit), memory.models(recipe)
+        usd = recipe.budget.usd_per_hour or cards.price(here)
+        print(f"suite {arguments.evaluate}; answers taken to be half as long as they may become, prompts assumed")
+        print(evaluation.text(loads, recipe, shape.policy, here, usd))
+        return 0
     planned = plan(recipe, here)
     print(f"recipe {recipes.short_name(name)}\n{text(recipe, here, planned)}")
     if planned.fits:

@@ -25,7 +25,9 @@ def whole(model: Any) -> Iterator[Logits]:
         with torch.no_grad():
             made = Stock(base, fold=True).model
         for module in made.modules():
-            if isinstance(module, Multiplied):  # rows side by side, as Transformers has them: the same rounding
+            if (
+                isinstance(module, Multiplied) and module.linears.weight is not None
+            ):  # rows side by side, as Transformers has them: the same rounding
                 module.linears.weight = module.linears.weight.contiguous()
     held = [made]
     del made

@@ -55,7 +55,8 @@ def suite_loads(tasks: Iterable[Task], limit: int | None) -> list[Load]:
     loads = []
     for task in tasks:
         there = task.size or 0
-        asked = min(there, *(n for n in (limit if limit is not None else task.limit,) if n is not None)) if there else 0
+        wanted = limit if limit is not None else task.limit
+        asked = there if wanted is None else min(there, wanted)
         microcosm = task.name.startswith("microcosm")
         for arm in ("base", "tuned", "base_plain")[: 2 if task.judged is None else 3]:
             plain = arm == "base_plain"

@@ -133,10 +133,10 @@ class silent_tqdm:
         import lm_eval.api.task as module
 
         self.module, self.tqdm = module, module.tqdm
-        module.tqdm = lambda rows, **_: rows
+        setattr(module, "tqdm", lambda rows, **_: rows)  # noqa: B010 - pyright knows no assignment to a module
 
     def __exit__(self, *_: Any) -> None:
-        self.module.tqdm = self.tqdm
+        setattr(self.module, "tqdm", self.tqdm)  # noqa: B010
 
 
 def request_of(instance: Any, encoding: Encoding, max_tokens: int | None, name: str) -> Request:

@@ -56,11 +56,14 @@ def served(serving: Serving, name: str) -> Iterator[None]:
         raise Missing(f"its metric {name} is a program of Hugging Face's hub; --allow-task-code fetches and runs it")
 
     configurable, plain, load = ConfigurableTask.download, Task.download, evaluate.load
-    ConfigurableTask.download, Task.download, evaluate.load = read, read, metric
+    replaced = {(ConfigurableTask, "download"): read, (Task, "download"): read, (evaluate, "load"): metric}
+    for (owner, name_), function in replaced.items():
+        setattr(owner, name_, function)
     try:
         yield
     finally:
-        ConfigurableTask.download, Task.download, evaluate.load = configurable, plain, load
+        for (owner, name_), function in zip(replaced, (configurable, plain, load), strict=True):
+            setattr(owner, name_, function)
 
 
 def splits_of(task: Any, serving: Serving, named: str) -> Any:
@@ -96,8 +99,8 @@ def _name(task: Any) -> str | None:
 def _splits(task: Any) -> tuple[str, str | None, list[str]]:
     """The split that is asked, the one that examples are drawn from, and all that a task names."""
     config = getattr(task, "_config", None)
-    asked = config and (config.test_split or config.validation_split)
-    if not asked:  # a class that says nothing before it has its data
+    asked = None if config is None else config.test_split or config.validation_split  # a config is a dict, and empty
+    if config is None or asked is None:  # a class that says nothing before it has its data
         return "validation", None, ["validation", "test", "train"]
     drawn = getattr(config.fewshot_config, "split", None) or config.training_split or config.validation_split or asked
     return (
