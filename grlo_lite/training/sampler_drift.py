@@ -8,7 +8,8 @@ from grlo_lite.training.trl_inside import LARGEST_RATIO
 
 
 def corrected(sampler: Any, drift: dict[str, float], rollout: dict[str, Any]) -> dict[str, Any]:
-    """The rollout, corrected; into `drift` goes how the policy's probabilities of what was sampled differ from the sampler's.
+    """The rollout, corrected. Into `drift` goes how the policy's probabilities of what was sampled differ from the
+    sampler's.
 
     GRPO's trainer has corrected each token's loss by then. RLOO's loss is of whole completions, and TRL corrects it by
     nothing: here a completion's advantage is multiplied by its ratio, cut at LARGEST_RATIO, as its loss would be.
