@@ -27,8 +27,10 @@ def drawn_adapter(base: Path, folder: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    adapted: Any = get_peft_model(
+        model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.004)
@@ -50,7 +52,7 @@ def write_models(subject: Any, folder: Path) -> None:
     adapted = dict(policy.model.get_base_model().named_modules())
     ends = policy.model.generation_config.eos_token_id
     for arm in ("base", "tuned"):
-        merged = AutoModelForCausalLM.from_pretrained(names.path_of_base(subject.base), dtype=torch.float32)
+        merged: Any = AutoModelForCausalLM.from_pretrained(names.path_of_base(subject.base), dtype=torch.float32)
         with trained_adapter.in_effect(policy.model, arm):
             weights = {
                 id(layer): dense_weight(layer, ["default"] if arm == "tuned" else [])

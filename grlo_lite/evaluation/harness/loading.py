@@ -218,8 +218,14 @@ def _require_examples(task: Any, wanted: int) -> None:
         raise BadInput(
             f"--num-fewshot {wanted}: {name} reads whole texts, before which no examples stand; leave it out"
         )
+    drawn = task.fewshot_cfg
+    if wanted and not (drawn.split or drawn.samples or task.has_training_docs() or task.has_validation_docs()):
+        raise BadInput(
+            f"--num-fewshot {wanted}: {name} has no examples apart from its questions; lm-eval would show one "
+            "with its own answer. Leave it out"
+        )
     there = len(getattr(getattr(task, "sampler", None), "df", None) or [])
-    same_split = task.config.fewshot_config and task.fewshot_cfg.split == task.config.test_split
+    same_split = drawn.split == task.config.test_split
     most = there - 1 if same_split and there else there
     if wanted > most:
         raise BadInput(f"--num-fewshot {wanted}: {name} has {most} examples to draw from; ask for at most so many")
