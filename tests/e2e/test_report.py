@@ -150,7 +150,7 @@ def test_every_number_is_the_files(demo, chromium):
                 )
         body = shown.locator("body").inner_text()
         for said in (
-            "On 4 tasks with 1,200 questions the tuned model is right 74.5 % of the time and the base 33.7 %",
+            "On 4 tasks with 1,200 questions the tuned model is right 91.8 % of the time and the base 33.7 %",
             f"the reward went from {summary['reward_first']:+.2f} to {summary['reward_last']:+.2f}, and no guard spoke",
             f"{summary['rollouts']:,}", f"{summary['generated_tokens']:,}", summary["adapter_sha256"][:16],
         ):  # fmt: skip

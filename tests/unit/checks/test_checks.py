@@ -178,7 +178,7 @@ def test_the_command(capsys):
     assert doctor.main(["microcosm", "--prompts", "8"]) == 0
     printed = capsys.readouterr().out
     assert "pass  4-bit against 16-bit      32 answers: Spearman 0.9" in printed
-    assert printed.rstrip().endswith("15 checks, none failed")
+    assert printed.rstrip().endswith("16 checks, none failed")
 
 
 def test_a_recipe_without_a_reward_model_is_told_what_earns_its_reward(tmp_path):

@@ -17,6 +17,7 @@ from grlo_lite.reporting.html import excerpt
 from grlo_lite.reporting.record import Record, number
 from grlo_lite.reporting.verdict import measured, trained
 from grlo_lite.rundir import files
+from grlo_lite.wording import duration
 
 METRICS = ({"step": 1, "reward_mean": -1.0}, {"step": 2, "reward_mean": 0.5, "elapsed_seconds": 30.0})
 
@@ -168,15 +169,19 @@ def test_an_excerpt_says_what_it_leaves_out():
     assert excerpt("\u200fabc\u202e") == "[U+200F]abc[U+202E]"
 
 
+def took(run):
+    return duration(json.loads((run / "summary.json").read_text())["wall_seconds"])
+
+
 class TestLedger:
     def test_a_run_alone_shows_nothing_of_the_ratios(self, demo):
         claims = {entry.claim: entry.shows for entry in ledger.entries(Record(demo))}
         assert (
-            "33.7 → 74.5 on average over 4 tasks"
+            "33.7 → 91.8 on average over 4 tasks"
             in claims["24.1 → 63.1 on average over its domains, from Qwen3-4B-Base"]
         )
         assert claims["from 5K prompts"].startswith("1,743 prompts, 1,280 rollouts")
-        assert claims["in 22.7 GPU hours"] == "40 seconds on x86_64, without a GPU"
+        assert claims["in 22.7 GPU hours"] == f"{took(demo)} on x86_64, without a GPU"
         nothing = ("46 × less data than RLVR in the domain", "68 × less compute than RLVR in the domain")
         assert all(claims[claim].startswith("nothing: ") for claim in nothing)
 
@@ -280,8 +285,8 @@ class TestTerminal:
     def test_watch_shows_a_finished_run_once(self, demo, capsys):
         assert watch.main([str(demo)]) == 0
         shown = capsys.readouterr().out
-        assert "finished: step 40 of 40, 40 seconds" in shown
-        assert re.search(r"average of tasks +0\.337 → 0\.745 +\+0\.408 +\[\+0\.378, \+0\.438\]", shown)
+        assert f"finished: step 40 of 40, {took(demo)}" in shown
+        assert re.search(r"average of tasks +0\.337 → 0\.918 +\+0\.582 +\[\+0\.553, \+0\.611\]", shown)
         assert "\x1b" not in shown
 
 
