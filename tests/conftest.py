@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRLO_LITE_PROBES"] = str(
     Path(__file__).parent / "no-probes.json"
 )  # what was measured on this machine decides no test
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")  # else runs of tests would stand beside the user's own
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers on two cores: more threads would only spin
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

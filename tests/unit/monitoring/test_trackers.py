@@ -1,7 +1,9 @@
 """Each tracker holds the very lines of metrics.jsonl, read back by its own library; none of them ends a run."""
 
 import json
+import os
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 
@@ -19,7 +21,7 @@ GUARD = {"step": 3, "guard": "entropy", "message": "too low", "action": "warn", 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("TRACKIO_PROJECT", f"grlo_lite-{uuid4().hex}")  # its folder is settled once, on import
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return layout.create(tmp_path / "runs" / "one", "microcosm", recipes.dumped(recipes.load("microcosm", [])))
 
@@ -63,10 +65,10 @@ def test_trackio(run):
     from trackio.sqlite_storage import SQLiteStorage
 
     assert followed(run, "trackio") == {"trackio"}
-    rows = SQLiteStorage.get_logs("grlo_lite", "one")
+    rows = SQLiteStorage.get_logs(os.environ["TRACKIO_PROJECT"], "one")
     assert [(row["step"], row["reward_mean"]) for row in rows if "reward_mean" in row] == expected("reward_mean")
     assert [row["step"] for row in rows if "samples" in row] == [2]
-    assert [(alert["title"], alert["text"]) for alert in SQLiteStorage.get_alerts("grlo_lite")] == [
+    assert [(alert["title"], alert["text"]) for alert in SQLiteStorage.get_alerts(os.environ["TRACKIO_PROJECT"])] == [
         ("entropy", "step 3: too low")
     ]
 
