@@ -247,6 +247,15 @@ def _from_ram_disk(size: int) -> Iterator[Path]:
         yield Path(folder)
 
 
+def _dead() -> tuple[type[Exception], ...]:
+    """What vLLM raises where its engine has died, which is none of Python's own."""
+    try:
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # pyright: ignore
+    except ImportError:
+        return ()
+    return EngineDeadError, EngineGenerateError
+
+
 @contextmanager
 def vllms_own(what: str) -> Iterator[None]:
     """Inside, vLLM does as it likes; outside nothing is changed by it. What it raises leaves as EngineFailed, in one
@@ -255,7 +264,7 @@ def vllms_own(what: str) -> Iterator[None]:
     try:
         with untouched(ENVIRONMENT):
             yield
-    except RAISED as error:
+    except (*RAISED, *_dead()) as error:
         if is_out_of_memory(error):
             raise
         raise EngineFailed(f"vLLM could not {what}: {first_line(error)}") from error
