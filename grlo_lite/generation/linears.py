@@ -1,10 +1,13 @@
 """A policy's linear layers, adapter included, as products that a decoder makes: dense, or dequantized as they go."""
 
+import platform
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import linear
+
+PACKED_FROM = 1 << 18  # numbers in a matrix; smaller ones stay in the cache however they lie
 
 
 class Linears:
@@ -18,13 +21,14 @@ class Linears:
     def __init__(self, layers: Sequence[Any], dtype: torch.dtype, fold: bool, beside: str | None = None):
         self.layers: list[Any] = []
         self.weight = self.bias = self.low = None
+        self.packed = False
         adapters = [_names(layer, beside) for layer in layers]
         if fold:
             matrices = [
                 dense_weight(layer, names if beside is None else []).to(dtype)
                 for layer, names in zip(layers, adapters, strict=True)
             ]
-            self.weight = _laid_out(matrices, layers)
+            self.weight, self.packed = _laid_out(matrices, layers)
             biases = [bias_of(layer) for layer in layers]
             if any(bias is not None for bias in biases):
                 zeros = [torch.zeros(len(m), dtype=dtype, device=m.device) for m in matrices]
@@ -39,7 +43,9 @@ class Linears:
 
     def __call__(self, x: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
         """`share`, shape (rows, 1, …), is how much of the adapter each row of `x` gets."""
-        if self.weight is not None:
+        if self.packed:
+            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        elif self.weight is not None:
             y = linear(x, self.weight, self.bias)
         elif len(self.layers) == 1:
             y = self.layers[0](x)
@@ -78,14 +84,31 @@ def dense_weight(layer: Any, adapters: Sequence[str]) -> torch.Tensor:
         return dense.to(float_of(base))
 
 
-def _laid_out(matrices: list[torch.Tensor], layers: Sequence[Any]) -> torch.Tensor:
-    """One matrix, (Σ out, in): a layer's own tensor where it is used as it is, else a copy; on a CPU with the columns
-    side by side in memory, by which MKL multiplies few rows up to twice as fast.
+def _laid_out(matrices: list[torch.Tensor], layers: Sequence[Any]) -> tuple[torch.Tensor, bool]:
+    """One matrix, (Σ out, in), and whether it is in oneDNN's own layout.
+
+    A layer's own tensor where it is used as it is, else a copy. On a CPU a large one is laid out for oneDNN, which
+    multiplies few rows by it up to twice as fast as MKL does, the more so on AMD's; a small one has its columns side
+    by side in memory, by which MKL is faster.
     """
-    if len(layers) == 1 and matrices[0].data_ptr() == _base(layers[0]).weight.data_ptr():
-        return matrices[0]
+    own = len(layers) == 1 and matrices[0].data_ptr() == _base(layers[0]).weight.data_ptr()
     joined = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
-    return joined.t().contiguous().t() if joined.device.type == "cpu" else joined
+    if joined.numel() >= PACKED_FROM and packs(joined):
+        return torch.ops.mkldnn._reorder_linear_weight(joined.contiguous()), True
+    if own or joined.device.type != "cpu":
+        return joined, False
+    return joined.t().contiguous().t(), False
+
+
+def packs(matrix: torch.Tensor) -> bool:
+    """Whether oneDNN multiplies by such a matrix here, by the operators that torch.compile's CPU backend uses."""
+    if matrix.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if matrix.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return matrix.dtype == torch.float32
 
 
 def bias_of(layer: Any) -> torch.Tensor | None:

@@ -13,7 +13,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from grlo_lite.errors import BadInput
-from grlo_lite.generation import twin_check
+from grlo_lite.generation import linears, twin_check
 from grlo_lite.generation.decoding import Answers, Prompts, decode
 from grlo_lite.generation.linears import Linears
 from grlo_lite.generation.llama import Llama, grouped_attention
@@ -61,6 +61,21 @@ def test_greedy_answers_are_those_of_transformers(kind):
                 assert torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain), (adapter, fold, rows)
                 assert twin_check.mean_difference(model, asked, answers) < 1e-5
     assert said["on"].shape != said["off"].shape or not torch.equal(said["on"], said["off"])
+
+
+@pytest.mark.skipif(not linears.packs(torch.ones(2, 2)), reason="oneDNN's layout is for x86 alone")
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])  # without and with biases
+def test_weights_in_onednns_layout_say_what_plain_ones_say(kind, monkeypatch):
+    model = adapted(bare(kind, vocab_size=300, hidden_size=64))
+    _, plain = decoded(model, True, 14)
+    monkeypatch.setattr(linears, "PACKED_FROM", 0)
+    with twin(model, True) as made:
+        assert made.forward.layers[0].qkv.packed
+        assert made.forward.head.packed
+    for rows in (1, 5, 14):
+        asked, packed = decoded(model, True, rows)
+        assert torch.equal(packed.tokens_BT, plain.tokens_BT)
+        assert twin_check.mean_difference(model, asked, packed) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma2"])
