@@ -1,4 +1,4 @@
-"""Whether vLLM can be a run's rollout engine here, and why not. Imports no vLLM, which takes seconds."""
+"""Whether vLLM can be had here, for rollouts or for answers, and why not. Imports no vLLM, which takes seconds."""
 
 import importlib.util
 import os
@@ -21,6 +21,12 @@ def why_no_vllm() -> str | None:
     if found is None or not VERSIONS.contains(found.partition("+")[0], prereleases=True):
         return f"vLLM {found} is installed, and {VERSIONS} is what the kit knows; install vllm==0.32.0"
     return None
+
+
+def require_engine(engine: str) -> None:
+    """Raises BadInput where `--engine vllm` cannot be had here."""
+    if engine == "vllm" and (missing := why_no_vllm()):
+        raise BadInput(f"--engine vllm: {missing}; or leave --engine out")
 
 
 def require_vllm(recipe: Recipe, backend: str) -> None:
