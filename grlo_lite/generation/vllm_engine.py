@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -124,21 +125,26 @@ class Vllm:
             from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
             from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
 
-            engine = self.llm.llm_engine
-            for row, (ids, seed, with_it) in enumerate(zip(prompts, seeds, beside, strict=True)):
-                settings = SamplingParams(
-                    max_tokens=sampling.max_tokens,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    stop_token_ids=ends,
-                    logprobs=0,  # the sampled token's alone
-                    seed=seed,
-                    detokenize=False,
-                    output_kind=RequestOutputKind.FINAL_ONLY if watch is None else RequestOutputKind.DELTA,
-                )
-                asked = {"type": "token", "prompt_token_ids": ids}
-                engine.add_request(str(row), asked, settings, lora_request=self.request if with_it else None)
-            return _stepped(engine, len(prompts), watch)
+            settings = partial(
+                SamplingParams,
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                stop_token_ids=ends,
+                logprobs=0,  # the sampled token's alone
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY if watch is None else RequestOutputKind.DELTA,
+            )
+            engine, found = self.llm.llm_engine, [Said([], []) for _ in prompts]
+            # in one batch, vLLM's kernels for a CPU give the adapter to rows without one as well (vllm #48421)
+            for kinds in ((False, True),) if self.model.device.type == "cuda" else ((False,), (True,)):
+                for row, (ids, seed, with_it) in enumerate(zip(prompts, seeds, beside, strict=True)):
+                    if with_it in kinds:
+                        asked = {"type": "token", "prompt_token_ids": ids}
+                        lora = self.request if with_it else None
+                        engine.add_request(str(row), asked, settings(seed=seed), lora_request=lora)
+                _step(engine, found, watch)
+            return found
 
     def wake(self) -> None:
         if self.asleep:
@@ -165,9 +171,8 @@ class Vllm:
             cleanup_dist_env_and_memory()
 
 
-def _stepped(engine: Any, rows: int, watch: Watch | None) -> list[Said]:
-    """What the requests, whose ids are their rows' numbers, have said when all have ended."""
-    found = [Said([], []) for _ in range(rows)]
+def _step(engine: Any, found: list[Said], watch: Watch | None) -> None:
+    """Has all requests, whose ids are their rows' numbers, answered to their ends; adds what they say to `found`."""
     while engine.has_unfinished_requests():
         said = {int(output.request_id): output.outputs[0] for output in engine.step()}
         for row, output in said.items():
@@ -178,7 +183,6 @@ def _stepped(engine: Any, rows: int, watch: Watch | None) -> list[Said]:
             told = [(row, token) for row, output in said.items() for token in output.token_ids]
             ended = watch([row for row, _ in told], [token for _, token in told])
             engine.abort_request([str(row) for row in ended if not said[row].finished()])
-    return found
 
 
 def filled(answers: Answers, said: Sequence[Said]) -> None:

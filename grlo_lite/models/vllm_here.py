@@ -29,7 +29,7 @@ def require_engine(engine: str) -> None:
         raise BadInput(f"--engine vllm: {missing}; or leave --engine out")
 
 
-def require_vllm(recipe: Recipe, backend: str) -> None:
+def require_vllm(recipe: Recipe) -> None:
     """Raises BadInput, in one line, where `rollout.engine=vllm` cannot be had with this recipe or in this place."""
     rollout, lora, most = recipe.rollout, recipe.lora, VLLM_RANKS[-1]
     missing, otherwise = why_no_vllm(), "choose rollout.engine=folded"
@@ -37,11 +37,6 @@ def require_vllm(recipe: Recipe, backend: str) -> None:
         (missing, missing, otherwise),
         (lora.rank > most, f"lora.rank={lora.rank} is above vLLM's maximum of {most}", "lower it"),
         (lora.train_stop_tokens, "vLLM takes no adapter with lora.train_stop_tokens=true", otherwise),
-        (
-            backend == "unsloth",
-            "Unsloth's trainer does not correct its loss for the difference between vLLM and the policy",
-            "choose backend=transformers, or rollout.engine=fast_inference",
-        ),
         (
             rollout.top_p < 1 and rollout.temperature != 1,
             f"rollout.top_p={rollout.top_p:g} beside rollout.temperature={rollout.temperature:g}, for which vLLM tells "

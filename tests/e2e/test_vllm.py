@@ -73,7 +73,7 @@ def test_it_leaves_the_process_as_it_was(same_model):
     prompts, ends = same_model.asked(policy), policy.model.generation_config.eos_token_id
     words, threads, set_threads = dict(os.environ), torch.get_num_threads(), torch.set_num_threads
     drawn = torch.get_rng_state()
-    with closing(Vllm(policy.model, 8, Room(4, 256, 2**24), 1.0)) as vllm:
+    with closing(Vllm(policy.model, 16, Room(4, 256, 2**24), 1.0)) as vllm:
         vllm.take()
         once = vllm.said(prompts, ends, Sampling(40, 1.0), [7, 8, 9, 7])
         assert once == vllm.said(prompts, ends, Sampling(40, 1.0), [7, 8, 9, 7])

@@ -13,17 +13,17 @@ from grlo_lite.generation import decoders
 from grlo_lite.generation.decoding import Answers, Prompts
 from grlo_lite.generation.dense_base import dense_tensors
 from grlo_lite.generation.request import Sampling
-from grlo_lite.generation.vllm_engine import Room, Said, _stepped, filled, fitting
+from grlo_lite.generation.vllm_engine import Room, Said, _step, filled, fitting
 from grlo_lite.models import names, vllm_here
 from grlo_lite.recipe import loading as recipes
-from grlo_lite.training.sampler_drift import corrected, drift_metrics
+from grlo_lite.training.sampler_drift import completions_own, corrected, drift_metrics
 from tests.unit.generation.models import adapted, bare
 
 
-def required(monkeypatch, *words, version="0.32.0", backend="transformers"):
+def required(monkeypatch, *words, version="0.32.0"):
     monkeypatch.setattr(vllm_here.importlib.util, "find_spec", lambda name: version and object())
     monkeypatch.setattr(vllm_here, "installed", lambda name: version)
-    vllm_here.require_vllm(recipes.load("microcosm", ["rollout.engine=vllm", *words]), backend)
+    vllm_here.require_vllm(recipes.load("microcosm", ["rollout.engine=vllm", *words]))
 
 
 def test_a_vllm_that_is_known_is_taken(monkeypatch):
@@ -146,7 +146,8 @@ def test_a_watcher_is_told_of_each_token_and_ends_a_row():
         told.append((rows, tokens))
         return {5: [], 6: [1], 7: rows}[tokens[-1]]  # row 0 has ended by itself when it is told to
 
-    said = _stepped(engine, 2, watch)
+    said = [Said([], []), Said([], [])]
+    _step(engine, said, watch)
     assert told == [([0, 1], [5, 5]), ([0, 1], [6, 6]), ([0], [7])]
     assert engine.aborted == ["1"]
     assert said == [Said([5, 6, 7], [-5.0, -6.0, -7.0]), Said([5, 6], [-5.0, -6.0])]
@@ -156,9 +157,11 @@ def test_a_watcher_is_told_of_each_token_and_ends_a_row():
     assert answers.logp_BT[1].tolist() == [-5.0, -6.0, 0.0]
 
 
-def test_unsloths_trainer_is_refused(monkeypatch):
-    with pytest.raises(BadInput, match="choose backend=transformers"):
-        required(monkeypatch, backend="unsloth")
+def test_completions_of_shorter_prompts_begin_sooner_where_unsloth_has_packed_them():
+    packed = torch.tensor([[0.0, 0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 9.0, 9.0]])  # 3 tokens, 2 columns to spare
+    mask = torch.tensor([[1, 1, 1], [0, 0, 1]])
+    assert completions_own(packed, mask, 3).tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    assert completions_own(packed, mask, 5) is packed  # TRL's own are where they are
 
 
 def test_a_cache_for_less_than_one_completion_does_not_fit():
