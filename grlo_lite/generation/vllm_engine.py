@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",
 }
 RAM_DISK = Path("/dev/shm")
+BATCHED_TOKENS = 4096  # of prompts that vLLM reads together on a CPU
 # by vLLM where it dies, is of another version, or does not know a model
 RAISED = (RuntimeError, ValueError, OSError, AssertionError, TypeError, LookupError, AttributeError, ImportError)
 
@@ -203,6 +204,10 @@ def _started(folder: Path, model: Any, rank: int, room: Room, temperature: float
         # what of the card is another's, the policy's or the judges', is not vLLM's to count
         free, total = torch.cuda.mem_get_info(model.device)
         options = {"enable_sleep_mode": True, "gpu_memory_utilization": round(0.95 * free / total, 3)}
+    else:
+        # a seeded request whose prompt is read in two parts dies on a CPU, whose generators know no offset; so each is
+        # read whole, as many a step as these tokens hold
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, room.tokens)}
     if not folded:
         options |= {"enable_lora": True, "max_lora_rank": vllm_rank(rank), "max_loras": 1, "max_cpu_loras": 1}
     return LLM(

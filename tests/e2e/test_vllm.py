@@ -38,7 +38,7 @@ def same_model():
     sys.path.remove(str(BENCHMARKS))
 
 
-def require_the_same(found, weights, mib):
+def require_the_same(found, weights):
     for name in ("greedy_answers_equal", "tokens_that_are_the_likeliest", "base_answers_equal"):
         equal, of = found[name]
         assert equal == of, name
@@ -47,13 +47,12 @@ def require_the_same(found, weights, mib):
     assert 0.999 < found["importance_ratios"][0] <= found["importance_ratios"][1] < 1.001
     assert found["says_the_first_again"]
     assert found["logp_drift"] < 1e-5
-    early, late = found["mib_after_5_swaps_and_all"]
-    assert late - early < mib
+    assert found["mib"][-1] - found["mib"][4] < 20
 
 
 @pytest.mark.parametrize("weights", ["adapter", "folded"])
 def test_it_is_the_policy_over_twenty_swaps(same_model, weights):
-    require_the_same(same_model.compared(same_model.policy_of("microcosm"), weights), weights, 20)
+    require_the_same(same_model.compared(same_model.policy_of("microcosm"), weights), weights)
 
 
 @pytest.mark.slow
@@ -62,7 +61,7 @@ def test_it_is_smollm2_over_twenty_swaps(same_model):
     with same_model.folder_of("smollm2") as folder:
         policy = same_model.policy_of(folder)
         for weights in ("adapter", "folded"):
-            require_the_same(same_model.compared(policy, weights, tokens=16), weights, 100)
+            require_the_same(same_model.compared(policy, weights, tokens=16), weights)
 
 
 def test_it_leaves_the_process_as_it_was(same_model):
@@ -110,6 +109,8 @@ def test_base_and_tuned_answer_as_the_kits_decoder_answers(trained):
             for arm in ("base", "tuned", "base"):
                 with trained_adapter.in_effect(policy.model, arm):
                     said[engine, arm] = [sampled_answers(policy, texts, one, 8, 0, decoding) for one in asked]
+        many = sampled_answers(policy, texts * 25, Sampling(8), 400, 0, by_vllm)  # more than is read in one step
+        assert len({answer.text for answer in many}) > 50
         assert by_vllm.vllm.swaps == 1
         assert by_vllm.compared == {None, "default"}
         with pytest.raises(DoesNotFit, match="lower the tokens of an answer"):
