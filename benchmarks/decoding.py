@@ -202,7 +202,7 @@ def profile(arguments: argparse.Namespace, model: Any) -> str:
 
 def vllm(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Tokens a CPU second of the kit's vLLM, with the adapter beside its weights and folded into them, a swap included
-    as it is in a step, and the wall seconds of a swap.
+    as it is in a step; the wall seconds of a swap, and which share of the rollout they are.
     """
     import torch
 
@@ -224,6 +224,7 @@ def vllm(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
         made.close()
         figures[weights] = round(len(asked) * arguments.tokens / seconds, 1)
         figures[f"{weights}_swap_seconds"] = round(swap, 3)
+        figures[f"{weights}_swap_share"] = round(swap / seconds, 4)
     return figures
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from grlo_lite.cli import INTERRUPTED, command_line, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.answer_store import AnswerStore
-from grlo_lite.evaluation.answering import Asking, model_facts
+from grlo_lite.evaluation.answering import Asking, engine_facts, model_facts
 from grlo_lite.evaluation.harness import evaluating, loading
 from grlo_lite.evaluation.harness.evaluating import Planned
 from grlo_lite.evaluation.harness.served import Serving
@@ -23,8 +23,10 @@ from grlo_lite.evaluation.tasks import suites
 from grlo_lite.evaluation.tasks.suites import Limits, suite_questions
 from grlo_lite.evaluation.tasks.task import Asked, Task
 from grlo_lite.evaluation.verdicts import judged_outcomes
+from grlo_lite.generation.engine_table import ANSWERING
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.models.trained_adapter import Subject
+from grlo_lite.models.vllm_here import require_engine
 from grlo_lite.rundir import files
 from grlo_lite.wording import cut
 
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     policy = trained_adapter.load(subject)
     with closing(AnswerStore(subject.run.answer_store)) as store:
         try:
-            asking = Asking(policy, subject, store, arguments.seed, arguments.tokens_per_batch)
+            asking = Asking(policy, subject, store, arguments.seed, arguments.tokens_per_batch, arguments.engine)
             answered = _answered(arguments, questions, asking, subject, arms)
         except KeyboardInterrupt:
             print("\ninterrupted; what was answered is kept, and the same command goes on from there")
@@ -85,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.arm != "both":
         _say_one_arm(answered)
         return 0
-    facts = {"model": model_facts(policy, subject), "seed": arguments.seed}
+    facts = {"model": model_facts(policy, subject), "seed": arguments.seed, **engine_facts(arguments.engine)}
     facts |= {"others": {s.arm: str(s.adapter) for s in subject.others}} if subject.others else {}
     more, notes = Rows(), []
     if questions.harness is not None:
@@ -162,7 +164,7 @@ def _answered(
 ) -> Answered:
     """Every arm's answers, judged."""
     policy, store = asking.policy, asking.store
-    with trained_adapter.stages_loaded(policy.model, (*subject.stages, *subject.others)):
+    with trained_adapter.stages_loaded(policy.model, (*subject.stages, *subject.others)), asking.engine_running():
         answers = asking.everything(questions.asked, arms)
         found, unscored = [], []
         if questions.harness is not None:
@@ -211,6 +213,10 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
         "--allow-task-code", action="store_true",
         help="run functions of your own YAML, and metrics that are programs on a hub, unconfined",
     )  # fmt: skip
+    parser.add_argument(
+        "--engine", choices=ANSWERING, default="kit",
+        help="who answers: the kit's own decoder, or vLLM, base and adapters as requests to one (docs/vllm.md)",
+    )  # fmt: skip
     parser.add_argument("--tokens-per-batch", type=int, help="default: what the GPU's free memory holds")
     parser.add_argument("--seed", type=int, default=0, help="of the sampled answers")
     arguments = parser.parse_args(argv)
@@ -226,6 +232,7 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
         folder = getattr(arguments, name)
         if folder is not None and not os.path.isdir(folder):  # Path.is_dir() raises where a name is too long
             raise BadInput(f"--{name.replace('_', '-')}={cut(str(folder))} is no folder; {what}")
+    require_engine(arguments.engine)
     return arguments
 
 

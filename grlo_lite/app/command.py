@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from grlo_lite.cli import settle_libraries
 from grlo_lite.errors import BadInput
+from grlo_lite.generation.engine_table import ANSWERING
 from grlo_lite.models import names, trained_adapter
 from grlo_lite.models.trained_adapter import Subject
+from grlo_lite.models.vllm_here import require_engine
 from grlo_lite.rundir import layout
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
     listener = server.listening(arguments.host, arguments.port)
     _require_writable(arguments.votes)
-    comparison = loading.load(found, _judge_loader(found[0]))
+    comparison = loading.load(found, _judge_loader(found[0]), arguments.engine)
     comparison.warm_up()
     app = _app(comparison, found, arguments, password)
     port = listener.getsockname()[1]
@@ -61,6 +63,7 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--demo", action="store_true", help="the microcosm's shipped run; needs no GPU and no network")
     parser.add_argument("--base", help="the base model, where it is not where the adapter says")
+    parser.add_argument("--engine", choices=ANSWERING, default="kit", help="who answers: the kit's decoder, or vLLM")
     parser.add_argument("--host", default="127.0.0.1", help="beyond this machine only with --auth")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument(
@@ -71,6 +74,7 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.demo and arguments.subjects:
         raise BadInput(f"--demo shows the shipped run and takes no other; leave out {arguments.subjects[0]} or --demo")
+    require_engine(arguments.engine)
     if arguments.port is not None and not 0 <= arguments.port < 65536:
         raise BadInput(f"--port {arguments.port} is none; choose one from 1 to 65535, or 0 for any")
     if arguments.questions_per_minute < 1:

@@ -33,6 +33,11 @@ def model_facts(policy: Any, subject: Subject) -> dict[str, Any]:
     }
 
 
+def engine_facts(engine: str) -> dict[str, str]:
+    """What an answer depends on where another engine than the kit's own gives it: its rounding and its draws."""
+    return {} if engine == "kit" else {"engine": engine}
+
+
 def _local_weights(folder: Path) -> str:
     """A hash that changes with a local model's weights: of the bytes where they are few, else of sizes and times."""
     digest = hashlib.sha256()
@@ -43,21 +48,34 @@ def _local_weights(folder: Path) -> str:
 
 
 class Asking:
-    """Puts questions to the arms of one loaded model, and to the store first."""
+    """Puts questions to the arms of one loaded model by an engine of engine_table.ANSWERING, and to the store first."""
 
-    def __init__(self, policy: Any, subject: Subject, store: AnswerStore, seed: int, tokens_per_batch: int | None):
+    def __init__(
+        self, policy: Any, subject: Subject, store: AnswerStore, seed: int, tokens_per_batch: int | None, engine: str
+    ):
         from grlo_lite.generation.answers import tokens_at_once
+        from grlo_lite.generation.decoders import kits
 
         self.policy = policy
+        self.engine, self.decoding = engine, kits
         self.store = store
         self.seed = seed
         self.budget = tokens_per_batch or tokens_at_once(policy.model)
         self.facts = {
             key: fact for key, fact in model_facts(policy, subject).items() if key not in ("stages", "others")
-        }
+        } | engine_facts(engine)
         self.adapters = {"tuned": self.facts["adapter_sha256"]} | {
             s.arm: s.adapter_sha256 for s in (*subject.stages, *subject.others)
         }
+
+    @contextmanager
+    def engine_running(self) -> Iterator[None]:
+        """Inside, the engine answers; it holds nothing before it is first asked, and nothing afterwards."""
+        from grlo_lite.generation import decoders
+
+        with decoders.decoding(self.engine, self.policy.model, self.budget) as self.decoding:
+            yield
+        self.decoding = decoders.kits
 
     def everything(self, asked: Asked, arms: tuple[str, ...]) -> list[Said]:
         """For each task, each arm's answers, a list of K samples a question."""
@@ -79,7 +97,6 @@ class Asking:
         So a killed evaluation, whose last batch is kept whole or not at all, goes on with the very batches and
         random draws that it would have had.
         """
-        from grlo_lite.generation.twin import twin
         from grlo_lite.models.chat_template import formatted
 
         plain = arm == "base_plain"
@@ -100,7 +117,7 @@ class Asking:
             for number, batch in enumerate(batches_under_budget(rows, padded, self.budget)):
                 missing = [row for row in batch if keys[row] not in known]
                 if missing:
-                    decoder = decoder or held.enter_context(twin(self.policy.model))
+                    decoder = decoder or held.enter_context(self.decoding(self.policy.model))
                     seed = f"{self.seed} {task.name} {number}"
                     said = self.batch([texts[i] for i, _ in missing], sampling, seed, decoder)
                     entries = {keys[row]: asdict(answer) for row, answer in zip(missing, said, strict=True)}

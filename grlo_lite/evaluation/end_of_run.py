@@ -11,7 +11,9 @@ from typing import Any
 from grlo_lite.evaluation.results import ARMS, Outcome, answer_rows, evaluation, scored, table
 from grlo_lite.evaluation.tasks import suites
 from grlo_lite.evaluation.tasks.task import Asked, Question, Said, Task, Verdict
-from grlo_lite.generation.answers import rows_at_once, sampled_answers
+from grlo_lite.generation import decoders
+from grlo_lite.generation.answers import rows_at_once, sampled_answers, tokens_at_once
+from grlo_lite.generation.decoders import Decoding
 from grlo_lite.models import chat_template, trained_adapter
 from grlo_lite.models.chat_template import Messages
 from grlo_lite.models.trained_adapter import Stage
@@ -26,6 +28,15 @@ class Measurement:
     recipe: Recipe
     asked: Asked
     missing: list[str]
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Who answers: a loaded policy as each of its arms, by an engine."""
+
+    policy: Any
+    decoding: Decoding
+    arms: tuple[str, ...]
 
 
 def measurement(recipe: Recipe) -> Measurement:
@@ -44,24 +55,30 @@ def measured(
     planned: Measurement, policy: Any, rewards: Any, heldout_rows: list, stages: tuple[Stage, ...] = ()
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """evaluation.json and the rows of answers.jsonl of a trained policy: the reward of the answers to prompts that were
-    kept out of training, and the suite. The `stages` that it went on from are arms of their own.
+    kept out of training, and the suite. The `stages` that it went on from are arms of their own. A run whose rollouts
+    are vLLM's is measured by vLLM, base and tuned as requests to one.
     """
     policy.model.eval()
-    with trained_adapter.stages_loaded(policy.model, stages):
-        return _measured(planned, policy, rewards, heldout_rows, (*ARMS, *(stage.arm for stage in stages)))
+    engine = "vllm" if planned.recipe.rollout.engine == "vllm" else "kit"
+    with (
+        trained_adapter.stages_loaded(policy.model, stages),
+        decoders.decoding(engine, policy.model, tokens_at_once(policy.model)) as decoding,
+    ):
+        arms = (*ARMS, *(stage.arm for stage in stages))
+        return _measured(planned, Answering(policy, decoding, arms), rewards, heldout_rows)
 
 
 def _measured(
-    planned: Measurement, policy: Any, rewards: Any, heldout_rows: list, arms: tuple[str, ...]
+    planned: Measurement, answering: Answering, rewards: Any, heldout_rows: list
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    recipe, outcomes = planned.recipe, []
+    recipe, outcomes, arms = planned.recipe, [], answering.arms
     if len(heldout_rows) > 1 and recipe.evaluation.heldout_prompts:
         print(f"measuring: {len(heldout_rows)} held-out prompts, {_named(arms)}", flush=True)
-        outcomes.append(_heldout(recipe, policy, rewards, heldout_rows, arms))
+        outcomes.append(_heldout(recipe, answering, rewards, heldout_rows))
     for task, questions in planned.asked:
         print(f"measuring: {task.name}, {len(questions)} questions, {_named(arms)}", flush=True)
         asked = [[{"role": "user", "content": question.prompt}] for question in questions]
-        outcomes.append(scored(task, questions, _of_arms(arms, policy, asked, task, recipe)))
+        outcomes.append(scored(task, questions, _of_arms(answering, asked, task, recipe)))
     found = evaluation(recipe.evaluation.suite, outcomes, planned.missing, {"seed": recipe.seed})
     return found, answer_rows(outcomes)
 
@@ -85,11 +102,11 @@ def _named(arms: tuple[str, ...]) -> str:
     return f"{', '.join(firsts)} and {last}"
 
 
-def _heldout(recipe: Recipe, policy: Any, rewards: Any, rows: list, arms: tuple[str, ...]) -> Outcome:
+def _heldout(recipe: Recipe, answering: Answering, rewards: Any, rows: list) -> Outcome:
     """The raw score of each arm's answers to the held-out prompts, as a task of its own."""
     name, domain = ("heldout-chat", "chat") if recipe.reward.judges else ("heldout-prompts", "held-out prompts")
     task = Task(name, domain, 1, recipe.rollout.max_tokens, lambda _: [], None, metric="reward", temperature=1)
-    said = _of_arms(arms, policy, rows, task, recipe)
+    said = _of_arms(answering, rows, task, recipe)
     verdicts = {}
     for arm, answers in said.items():
         conversations = chat_template.with_answers(rows, [samples[0].text for samples in answers])
@@ -98,14 +115,15 @@ def _heldout(recipe: Recipe, policy: Any, rewards: Any, rows: list, arms: tuple[
     return Outcome(task, questions, said, verdicts)
 
 
-def _of_arms(arms: tuple[str, ...], policy: Any, asked: list[Messages], task: Task, recipe: Recipe) -> Said:
+def _of_arms(answering: Answering, asked: list[Messages], task: Task, recipe: Recipe) -> Said:
     """Each arm's answers to the same prompts with the same seed, `task.samples` a prompt: base with the adapter off,
     tuned with it on, a stage with its own.
     """
-    at_once, said = rows_at_once(policy.model, recipe.rollout.batch), {}
+    policy, said = answering.policy, {}
+    at_once = rows_at_once(policy.model, recipe.rollout.batch)
     repeated = [chat_template.formatted(policy.tokenizer, row) for row in asked for _ in range(task.samples)]
-    for arm in arms:
+    for arm in answering.arms:
         with trained_adapter.in_effect(policy.model, arm):
-            answers = sampled_answers(policy, repeated, task.sampling(), at_once, recipe.seed)
+            answers = sampled_answers(policy, repeated, task.sampling(), at_once, recipe.seed, answering.decoding)
         said[arm] = [answers[start : start + task.samples] for start in range(0, len(answers), task.samples)]
     return said

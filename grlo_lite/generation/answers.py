@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from grlo_lite.generation.decoding import Answers, Prompts, Watch, decode, half
+from grlo_lite.generation.decoders import Decoder, Decoding, kits
+from grlo_lite.generation.decoding import Answers, Prompts, Watch, half
 from grlo_lite.generation.engine_table import CPU_ROWS
 from grlo_lite.generation.kv_cache import kv_bytes
 from grlo_lite.generation.request import Answer, Sampling
 from grlo_lite.generation.sampling import seeded
-from grlo_lite.generation.twin import Twin, base_of, copy_bytes, copy_finds_room, twin
+from grlo_lite.generation.twin import base_of, copy_bytes, copy_finds_room
 from grlo_lite.machine.device import free_bytes, until_it_fits
 
 Texts = list[str] | list[list[int]]  # formatted prompts, or their tokens
@@ -33,16 +34,18 @@ def prompts_of(model: Any, tokenizer: Any, texts: Texts, share: list[float] | No
     )
 
 
-def answers(model: Any, tokenizer: Any, texts: Texts, sampling: Sampling, decoder: Twin | None = None) -> list[Answer]:
+def answers(
+    model: Any, tokenizer: Any, texts: Texts, sampling: Sampling, decoder: Decoder | None = None
+) -> list[Answer]:
     """One answer a text, in order, from one batch; each row ends at its own stop token, stop text or length.
 
-    Decoded by `decoder`, the model's twin, where one is at hand, else by one that is made for this batch.
+    Decoded by `decoder` where one is at hand, else by the model's twin, made for this batch.
     """
     prompts = prompts_of(model, tokenizer, texts)
     watch = stopping_at(tokenizer, sampling.stops) if sampling.stops else None
     said = Answers(prompts, sampling)
-    with nullcontext(decoder) if decoder is not None else twin(model) as made:
-        decode(made, prompts, said, len(texts), watch)
+    with nullcontext(decoder) if decoder is not None else kits(model) as decodes:
+        decodes(prompts, said, len(texts), watch)
     return [_answer(tokenizer, row, set(prompts.ends), sampling) for row in said.rows()]
 
 
@@ -55,8 +58,8 @@ def completion_ids(model: Any, tokenizer: Any, texts: list[str], sampling: Sampl
     said, at_once = Answers(prompts, sampling), len(texts)
 
     def attempt() -> None:
-        with twin(model) as made:
-            decode(made, prompts, said, at_once)
+        with kits(model) as decodes:
+            decodes(prompts, said, at_once, None)
 
     def smaller() -> None:
         nonlocal at_once
@@ -103,15 +106,17 @@ def tokens_at_once(model: Any) -> int:
     return max(4096, int(0.6 * (free_bytes(model.device) - copy) / bytes_a_token))
 
 
-def sampled_answers(policy: Any, texts: list[str], sampling: Sampling, at_once: int, seed: int) -> list[Answer]:
-    """One answer a formatted prompt, in order, `at_once` together; the same for the same seed and batch size.
+def sampled_answers(
+    policy: Any, texts: list[str], sampling: Sampling, at_once: int, seed: int, decoding: Decoding = kits
+) -> list[Answer]:
+    """One answer a formatted prompt, in order, `at_once` together; the same for the same seed, batch size and engine.
 
     Leaves the global random state as it found it.
     """
     said: list[Answer] = []
-    with seeded(policy.model, seed), twin(policy.model) as made:
+    with seeded(policy.model, seed), decoding(policy.model) as decodes:
         for start in range(0, len(texts), at_once):
-            said += answers(policy.model, policy.tokenizer, texts[start : start + at_once], sampling, made)
+            said += answers(policy.model, policy.tokenizer, texts[start : start + at_once], sampling, decodes)
     return said
 
 

@@ -6,6 +6,9 @@ WORTH_FOLDING = 16  # completions at once below which a dense copy of the weight
 CPU_ROWS = 512  # answers outside of training that are sampled together on a CPU; on a GPU it is rollout.batch
 
 
+ANSWERING = ("kit", "vllm")  # who answers outside of training: the kit's own decoder, or a vLLM
+
+
 VLLM_BLOCK = 32  # tokens of vLLM's cache that are kept or dropped together; on a CPU it takes multiples of 32
 
 

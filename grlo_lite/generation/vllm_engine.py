@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from grlo_lite.errors import BadInput, DoesNotFit, EngineFailed
+from grlo_lite.generation.decoding import Answers, Watch
 from grlo_lite.generation.dense_base import dense_tensors, save_dense_base
 from grlo_lite.generation.engine_table import VLLM_BLOCK, vllm_rank
 from grlo_lite.generation.request import Sampling
@@ -31,6 +33,7 @@ ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",
 }
 RAM_DISK = Path("/dev/shm")
+BATCHED_TOKENS = 4096  # of prompts that vLLM reads together on a CPU
 # by vLLM where it dies, is of another version, or does not know a model
 RAISED = (RuntimeError, ValueError, OSError, AssertionError, TypeError, LookupError, AttributeError, ImportError)
 
@@ -77,8 +80,8 @@ class Vllm:
         self.asleep = False
         self.sleep()
 
-    def take(self) -> None:
-        """Takes the policy's adapter as it is now; the one before it is dropped, with what the cache holds of it."""
+    def take(self, adapter: str = "default") -> None:
+        """Takes an adapter as it is now; the one before it is dropped, with what the cache holds of it."""
         self.wake()
         self.swaps += 1
         if self.folded:
@@ -92,9 +95,9 @@ class Vllm:
 
         before = self.request
         with _from_ram_disk(0) as folder:
-            weights = {k: v.cpu().contiguous() for k, v in get_peft_model_state_dict(self.model).items()}
-            save_file(weights, folder / "adapter_model.safetensors")
-            self.model.peft_config["default"].save_pretrained(folder)
+            state = get_peft_model_state_dict(self.model, adapter_name=adapter)
+            save_file({k: v.cpu().contiguous() for k, v in state.items()}, folder / "adapter_model.safetensors")
+            self.model.peft_config[adapter].save_pretrained(folder)
             with vllms_own("take the adapter"):
                 from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
@@ -105,31 +108,44 @@ class Vllm:
                 self.llm.llm_engine.add_lora(self.request)
 
     def said(
-        self, prompts: list[list[int]], ends: list[int], sampling: Sampling, seeds: Sequence[int], adapted: bool = True
+        self,
+        prompts: list[list[int]],
+        ends: list[int],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        adapted: bool | Sequence[bool] = True,
+        watch: Watch | None = None,
     ) -> list[Said]:
         """A completion a prompt, in order; the same for the same seeds, one a prompt. A prompt that several have is
-        read once.
+        read once. `adapted` is whether the adapter answers, a prompt or all of them; `watch` is told of each token, as
+        `decode` tells it.
         """
         self.wake()
+        beside = [adapted] * len(prompts) if isinstance(adapted, bool) else adapted
         with vllms_own("answer"):
             from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+            from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
 
-            asked = [{"prompt_token_ids": ids} for ids in prompts]
-            settings = [
-                SamplingParams(
-                    max_tokens=sampling.max_tokens,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    stop_token_ids=ends,
-                    logprobs=0,  # the sampled token's alone
-                    seed=seed,
-                    detokenize=False,
-                )
-                for seed in seeds
-            ]
-            request = self.request if adapted else None
-            outputs = self.llm.generate(asked, settings, use_tqdm=False, lora_request=request)
-        return [_said(output.outputs[0]) for output in outputs]
+            settings = partial(
+                SamplingParams,
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                stop_token_ids=ends,
+                logprobs=0,  # the sampled token's alone
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY if watch is None else RequestOutputKind.DELTA,
+            )
+            engine, found = self.llm.llm_engine, [Said([], []) for _ in prompts]
+            # in one batch, vLLM's kernels for a CPU give the adapter to rows without one as well (vllm #48421)
+            for kinds in ((False, True),) if self.model.device.type == "cuda" else ((False,), (True,)):
+                for row, (ids, seed, with_it) in enumerate(zip(prompts, seeds, beside, strict=True)):
+                    if with_it in kinds:
+                        asked = {"type": "token", "prompt_token_ids": ids}
+                        lora = self.request if with_it else None
+                        engine.add_request(str(row), asked, settings(seed=seed), lora_request=lora)
+                _step(engine, found, watch)
+            return found
 
     def wake(self) -> None:
         if self.asleep:
@@ -156,9 +172,27 @@ class Vllm:
             cleanup_dist_env_and_memory()
 
 
-def _said(output: Any) -> Said:
-    tokens = list(output.token_ids)
-    return Said(tokens, [at[token].logprob for at, token in zip(output.logprobs, tokens, strict=True)])
+def _step(engine: Any, found: list[Said], watch: Watch | None) -> None:
+    """Has all requests, whose ids are their rows' numbers, answered to their ends; adds what they say to `found`."""
+    while engine.has_unfinished_requests():
+        said = {int(output.request_id): output.outputs[0] for output in engine.step()}
+        for row, output in said.items():
+            found[row].tokens.extend(output.token_ids)
+            logps = zip(output.logprobs, output.token_ids, strict=True)
+            found[row].logps.extend(at[token].logprob for at, token in logps)
+        if watch is not None and said:
+            told = [(row, token) for row, output in said.items() for token in output.token_ids]
+            ended = watch([row for row, _ in told], [token for _, token in told])
+            engine.abort_request([str(row) for row in ended if not said[row].finished()])
+
+
+def filled(answers: Answers, said: Sequence[Said]) -> None:
+    """Puts completions into the first rows of answers."""
+    for row, one in enumerate(said):
+        length = len(one.tokens)
+        answers.said_BT[row, :length] = torch.tensor(one.tokens, device=answers.said_BT.device)
+        answers.logp_BT[row, :length] = torch.tensor(one.logps, device=answers.said_BT.device)
+        answers.length_B[row], answers.done_B[row] = length, True
 
 
 def _started(folder: Path, model: Any, rank: int, room: Room, temperature: float, folded: bool) -> Any:
@@ -170,6 +204,10 @@ def _started(folder: Path, model: Any, rank: int, room: Room, temperature: float
         # what of the card is another's, the policy's or the judges', is not vLLM's to count
         free, total = torch.cuda.mem_get_info(model.device)
         options = {"enable_sleep_mode": True, "gpu_memory_utilization": round(0.95 * free / total, 3)}
+    else:
+        # a seeded request whose prompt is read in two parts dies on a CPU, whose generators know no offset; so each is
+        # read whole, as many a step as these tokens hold
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, room.tokens)}
     if not folded:
         options |= {"enable_lora": True, "max_lora_rank": vllm_rank(rank), "max_loras": 1, "max_cpu_loras": 1}
     return LLM(

@@ -12,7 +12,7 @@ from grlo_lite.generation import twin_check
 from grlo_lite.generation.decoding import Answers, Prompts
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.sampling import seeded
-from grlo_lite.generation.vllm_engine import Room, Said, Vllm, cache_bytes
+from grlo_lite.generation.vllm_engine import Room, Said, Vllm, cache_bytes, filled
 from grlo_lite.machine.device import until_it_fits
 from grlo_lite.recipe.schema import Recipe
 
@@ -106,9 +106,5 @@ class VllmRollouts:
         asked = Prompts(ids_RP, mask_RP, ends, pad)
         with seeded(self.model, 0):  # the random numbers of answers that are drawn elsewhere
             answers = Answers(asked, sampling)
-        for row, said in enumerate(self.newest[: len(rows)]):
-            length = len(said.tokens)
-            answers.said_BT[row, :length] = torch.tensor(said.tokens, device=device)
-            answers.logp_BT[row, :length] = torch.tensor(said.logps, device=device)
-            answers.length_B[row] = length
+        filled(answers, self.newest[: len(rows)])
         twin_check.require_the_policys(self.model, asked, answers)

@@ -36,7 +36,7 @@ def place(recipe: Recipe) -> Place:
         )
     engine = chosen_engine(recipe.rollout.engine, backend, recipe.model.quantization, device)
     if engine == "vllm":
-        require_vllm(recipe, backend)
+        require_vllm(recipe)
     if backend == "unsloth":
         import_unsloth(engine == "fast_inference")
     import transformers

@@ -1,4 +1,4 @@
-"""Whether vLLM can be a run's rollout engine here, and why not. Imports no vLLM, which takes seconds."""
+"""Whether vLLM can be had here, for rollouts or for answers, and why not. Imports no vLLM, which takes seconds."""
 
 import importlib.util
 import os
@@ -23,7 +23,13 @@ def why_no_vllm() -> str | None:
     return None
 
 
-def require_vllm(recipe: Recipe, backend: str) -> None:
+def require_engine(engine: str) -> None:
+    """Raises BadInput where `--engine vllm` cannot be had here."""
+    if engine == "vllm" and (missing := why_no_vllm()):
+        raise BadInput(f"--engine vllm: {missing}; or leave --engine out")
+
+
+def require_vllm(recipe: Recipe) -> None:
     """Raises BadInput, in one line, where `rollout.engine=vllm` cannot be had with this recipe or in this place."""
     rollout, lora, most = recipe.rollout, recipe.lora, VLLM_RANKS[-1]
     missing, otherwise = why_no_vllm(), "choose rollout.engine=folded"
@@ -31,11 +37,6 @@ def require_vllm(recipe: Recipe, backend: str) -> None:
         (missing, missing, otherwise),
         (lora.rank > most, f"lora.rank={lora.rank} is above vLLM's maximum of {most}", "lower it"),
         (lora.train_stop_tokens, "vLLM takes no adapter with lora.train_stop_tokens=true", otherwise),
-        (
-            backend == "unsloth",
-            "Unsloth's trainer does not correct its loss for the difference between vLLM and the policy",
-            "choose backend=transformers, or rollout.engine=fast_inference",
-        ),
         (
             rollout.top_p < 1 and rollout.temperature != 1,
             f"rollout.top_p={rollout.top_p:g} beside rollout.temperature={rollout.temperature:g}, for which vLLM tells "

@@ -16,7 +16,8 @@ def corrected(sampler: Any, drift: dict[str, float], rollout: dict[str, Any]) ->
     """
     mask_BT = rollout["completion_mask"].bool()
     if "sampling_per_token_logps" in rollout:
-        difference = (rollout["old_per_token_logps"] - rollout["sampling_per_token_logps"])[mask_BT]
+        policys_BT = completions_own(rollout["old_per_token_logps"], rollout["prompt_mask"], mask_BT.shape[1])
+        difference = (policys_BT - rollout["sampling_per_token_logps"])[mask_BT]
         tokens = torch.ones_like(difference)
     else:
         counted_B = mask_BT.any(1)  # a masked completion has no loss
@@ -27,6 +28,17 @@ def corrected(sampler: Any, drift: dict[str, float], rollout: dict[str, Any]) ->
     drift.clear()
     drift.update(drift_metrics(difference, tokens))
     return rollout
+
+
+def completions_own(logps_BW: torch.Tensor, prompt_mask_BP: torch.Tensor, tokens: int) -> torch.Tensor:
+    """The log-probabilities of completions, shape (B, tokens). Unsloth moves the padding in front of a prompt behind
+    its completion, so that completions of shorter prompts begin sooner, and gives as many columns more.
+    """
+    spare = logps_BW.shape[1] - tokens
+    if not spare:
+        return logps_BW
+    first_B1 = spare - (prompt_mask_BP == 0).sum(1, keepdim=True)
+    return logps_BW.gather(1, first_B1 + torch.arange(tokens, device=logps_BW.device))
 
 
 def drift_metrics(difference_N: torch.Tensor, tokens_N: torch.Tensor) -> dict[str, float]:

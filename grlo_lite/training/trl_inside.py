@@ -87,8 +87,9 @@ def sample_through(trainer: Any, sampler: Any) -> None:
     """
     trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, sampler, -1
     trainer.vllm_importance_sampling_correction = True
-    trainer.vllm_importance_sampling_mode = "token_truncate"
-    trainer.vllm_importance_sampling_clip_min, trainer.vllm_importance_sampling_clip_max = None, LARGEST_RATIO
+    for read in (trainer, trainer.args):  # by TRL's loss, and by Unsloth's
+        read.vllm_importance_sampling_mode = "token_truncate"
+        read.vllm_importance_sampling_clip_min, read.vllm_importance_sampling_clip_max = None, LARGEST_RATIO
 
 
 def set_device(config: Any, device: Any) -> None:

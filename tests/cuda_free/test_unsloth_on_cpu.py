@@ -74,3 +74,13 @@ def test_its_mask_keeps_the_token_that_ends_an_answer(found):
 def test_checkpointing_is_on_again_after_an_answer(found):
     """Its answers turn it off; `.train()` alone, as RLOO would leave it, does not turn it on."""
     assert found["armed"] == [True, False, True]
+
+
+def test_its_loss_is_corrected_for_what_sampled_by_the_settings_that_ours_makes(found):
+    assert found["losses"] == pytest.approx([1.0, 2.0, 3.0])
+    assert {
+        'trainer, "vllm_importance_sampling_correction',
+        'trainer.args, "vllm_importance_sampling_clip_max',
+        'trainer.args, "vllm_importance_sampling_clip_min',
+        'trainer.args, "vllm_importance_sampling_mode',
+    } <= set(found["loss_reads"])

@@ -3,8 +3,10 @@
 A process of its own: Unsloth patches what it finds, for good. `test_unsloth_on_cpu.py` runs it once.
 """
 
+import inspect
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from grlo_lite.recipe import loading as recipes  # noqa: E402
 from grlo_lite.recipe.schema import Judge, Lora, Model  # noqa: E402
 from grlo_lite.training.algorithms import ALGORITHMS  # noqa: E402
 from grlo_lite.training.trainer import _shared_options  # noqa: E402
+from grlo_lite.training.trl_inside import LARGEST_RATIO  # noqa: E402
 
 CPU = torch.device("cpu")
 RECIPES = {
@@ -97,6 +100,30 @@ def checkpointing(model: Any) -> bool:
     return any(flags)
 
 
+def losses(module: Any) -> list[float]:
+    """Unsloth's loss of tokens to which the sampler gave the policy's probability, a half and a tenth of it, as
+    `trl_inside.sample_through` sets it, over the first one.
+    """
+    logps, ones = torch.tensor([[-1.0, -2.0], [-0.5, -3.0]]), torch.ones(2, 2)
+    settings = {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_max": LARGEST_RATIO}
+    settings |= {"use_vllm": True, "vllm_importance_sampling_correction": True, "loss_type": "grpo"}
+    found = [
+        float(
+            module.grpo_compute_loss(
+                None, logps, logps, logps - torch.tensor(times).log(), ones.long(), ones, 0.0, torch.ones(2), **settings
+            )[0]
+        )
+        for times in (1.0, 2.0, 10.0)
+    ]
+    return [loss / found[0] for loss in found]
+
+
+def loss_reads(module: Any) -> list[str]:
+    """The settings of the correction that Unsloth's loss reads, and off what."""
+    code = inspect.getsource(module.grpo_accumulated_loss)
+    return sorted(set(re.findall(r"getattr\((trainer(?:\.args)?, [\"']vllm_importance_sampling_\w+)", code)))
+
+
 def main() -> dict[str, Any]:
     stock = arguments()
     policy = policies.load(Model(name="microcosm"), Lora(rank=4, alpha=8), Place(CPU), 64, 0)
@@ -144,6 +171,8 @@ def main() -> dict[str, Any]:
         "ids": ended,
         "stops": chat_template.stop_token_ids(tokenizer),
         "armed": armed,
+        "losses": losses(module),
+        "loss_reads": loss_reads(module),
     }
 
 

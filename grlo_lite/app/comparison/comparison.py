@@ -20,11 +20,13 @@ from grlo_lite.app.comparison.values import Adapter, Progress, Refused, Reply, S
 from grlo_lite.app.comparison.waiting_line import Line
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.results import ARMS
+from grlo_lite.generation import decoders
 from grlo_lite.generation.answers import prompts_of
-from grlo_lite.generation.decoding import Answers, decode
+from grlo_lite.generation.decoders import Decoder
+from grlo_lite.generation.decoding import Answers
+from grlo_lite.generation.engine_table import VLLM_BLOCK
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.sampling import seeded
-from grlo_lite.generation.twin import twin
 from grlo_lite.models import chat_template
 from grlo_lite.models.chat_template import Messages
 from grlo_lite.models.reward_model import RewardError
@@ -41,7 +43,7 @@ class Comparison:
 
     Any number of threads may ask: one request at a time has the model, in the order in which they came, since a
     second forward beside it would be answered by the wrong arm. `load_judge` gives the reward model; it is called
-    when a score is first wanted.
+    when a score is first wanted. `engine` is of engine_table.ANSWERING.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Comparison:
         adapters: list[Adapter],
         load_judge: Callable[[], Any] | None = None,
         scored: Collection[str] | None = None,
+        engine: str = "kit",
     ):
         self.model, self.tokenizer = policy.model.eval(), policy.tokenizer
         self.adapters = {adapter.label: adapter for adapter in adapters}
@@ -61,7 +64,9 @@ class Comparison:
         self.context: int = limit or 1_000_000
         self.longest_answer = min(LONGEST_ANSWER, max(self.context // 2, 1))
         self.scored = frozenset(self.adapters if scored is None else scored)
-        self._held, self._decoding = ExitStack(), None
+        self._engine, self._held, self._decoding = ExitStack(), ExitStack(), None
+        tokens = 2 * self.context + VLLM_BLOCK
+        self._decodes = self._engine.enter_context(decoders.decoding(engine, self.model, tokens))
         self._serving: dict[threading.Thread, threading.Event] = {}
         self._closed = False
 
@@ -159,6 +164,9 @@ class Comparison:
         deadline = time.monotonic() + seconds
         for thread in serving:
             thread.join(max(0.0, deadline - time.monotonic()))
+        if not any(thread.is_alive() for thread in serving):
+            self._held.close()
+            self._engine.close()
 
     def _serve(self, ticket: object, request: Request) -> None:
         """Waits for the model, answers, and leaves the line, whatever becomes of the reader."""
@@ -205,15 +213,15 @@ class Comparison:
         with seeded(self.model, int.from_bytes(drawn_by, "big")):
             answers = Answers(prompts, Sampling(settings.max_tokens, settings.temperature, settings.top_p))
             rows.begin()
-            decode(self._decoder(request.adapter), prompts, answers, len(texts), rows.watch)
+            self._decoder(request.adapter)(prompts, answers, len(texts), rows.watch)
         return rows.replies()
 
-    def _decoder(self, adapter: str) -> Any:
-        """The twin with one adapter beside the base; that of the last request, where it had the same adapter."""
+    def _decoder(self, adapter: str) -> Decoder:
+        """What decodes with one adapter beside the base; that of the last request, where it had the same adapter."""
         if self._decoding is None or self._decoding[0] != adapter:
             self._held.close()
             self._decoding = None  # two dense copies at once may be more than there is room for
-            self._decoding = adapter, self._held.enter_context(twin(self.model, beside=adapter))
+            self._decoding = adapter, self._held.enter_context(self._decodes(self.model, beside=adapter))
         return self._decoding[1]
 
     def _text(self, request: Request, arm: str) -> str:

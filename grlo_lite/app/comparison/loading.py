@@ -12,8 +12,8 @@ from grlo_lite.models.trained_adapter import Subject
 from grlo_lite.rundir import files
 
 
-def load(subjects: list[Subject], load_judge: Callable[[], Any] | None = None) -> Comparison:
-    """One model with the adapters of all subjects on it.
+def load(subjects: list[Subject], load_judge: Callable[[], Any] | None = None, engine: str = "kit") -> Comparison:
+    """One model with the adapters of all subjects on it, answering by an engine of engine_table.ANSWERING.
 
     Raises BadInput where they do not belong on the same base, in the same precision and template, or where an adapter
     is of a kind that cannot answer beside its base in one batch.
@@ -45,7 +45,7 @@ def load(subjects: list[Subject], load_judge: Callable[[], Any] | None = None) -
         for label, name, s in zip(_labels([s.run.path for s in subjects]), names, subjects, strict=True)
     ]
     scored = [a.label for a, s in zip(adapters, subjects, strict=True) if s.trained_by == first.trained_by]
-    return Comparison(policy, adapters, load_judge, scored=scored)
+    return Comparison(policy, adapters, load_judge, scored, engine)
 
 
 def _labels(paths: list[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""An arm's answers to the requests of lm-eval's tasks: by the kit's decoder, from the store first."""
+"""An arm's answers to the requests of lm-eval's tasks: by the engine that is asked, from the store first."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -80,8 +80,6 @@ class Arm:
 
     def _answers(self, name: str, requests: list[Request]) -> dict[int, list[Answer]]:
         """The answers to the prompts among the requests, by their number."""
-        from grlo_lite.generation.twin import twin
-
         rows = [
             (number, k)
             for number in sorted(range(len(requests)), key=lambda n: len(requests[n].prompt))
@@ -96,7 +94,7 @@ class Arm:
             for number, batch in enumerate(self._batches(rows, requests)):
                 lacking = list({keys[row]: row for row in batch if keys[row] not in known}.values())
                 if lacking:
-                    decoder = decoder or held.enter_context(twin(self.asking.policy.model))
+                    decoder = decoder or held.enter_context(self.asking.decoding(self.asking.policy.model))
                     sampling = requests[lacking[0][0]].sampling
                     assert sampling is not None
                     prompts = [list(requests[row[0]].prompt) for row in lacking]

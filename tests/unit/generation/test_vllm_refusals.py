@@ -5,19 +5,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from grlo_lite.errors import BadInput, DoesNotFit
+from grlo_lite import evaluate, train
+from grlo_lite.app import command as app
+from grlo_lite.cli import run_command
+from grlo_lite.errors import BadInput, DoesNotFit, EngineFailed
+from grlo_lite.generation import decoders
+from grlo_lite.generation.decoding import Answers, Prompts
 from grlo_lite.generation.dense_base import dense_tensors
-from grlo_lite.generation.vllm_engine import Room, Said, fitting
-from grlo_lite.models import vllm_here
+from grlo_lite.generation.request import Sampling
+from grlo_lite.generation.vllm_engine import Room, Said, _step, filled, fitting
+from grlo_lite.models import names, vllm_here
 from grlo_lite.recipe import loading as recipes
-from grlo_lite.training.sampler_drift import corrected, drift_metrics
+from grlo_lite.training.sampler_drift import completions_own, corrected, drift_metrics
 from tests.unit.generation.models import adapted, bare
 
 
-def required(monkeypatch, *words, version="0.32.0", backend="transformers"):
+def required(monkeypatch, *words, version="0.32.0"):
     monkeypatch.setattr(vllm_here.importlib.util, "find_spec", lambda name: version and object())
     monkeypatch.setattr(vllm_here, "installed", lambda name: version)
-    vllm_here.require_vllm(recipes.load("microcosm", ["rollout.engine=vllm", *words]), backend)
+    vllm_here.require_vllm(recipes.load("microcosm", ["rollout.engine=vllm", *words]))
 
 
 def test_a_vllm_that_is_known_is_taken(monkeypatch):
@@ -40,9 +46,122 @@ def test_what_cannot_be_had_is_refused_with_the_mend(monkeypatch, words, version
     assert "\n" not in str(refused.value)
 
 
-def test_unsloths_trainer_is_refused(monkeypatch):
-    with pytest.raises(BadInput, match="choose backend=transformers"):
-        required(monkeypatch, backend="unsloth")
+@pytest.mark.parametrize(
+    ("words", "version", "said"),
+    [
+        ((), None, "vLLM is not installed"),
+        ((), "0.25.1", "vLLM 0.25.1 is installed"),
+        (("lora.rank=600",), "0.32.0", "above vLLM's maximum"),
+    ],
+)
+def test_a_command_that_cannot_have_it_ends_in_one_line(monkeypatch, tmp_path, capsys, words, version, said):
+    monkeypatch.setattr(vllm_here.importlib.util, "find_spec", lambda name: version and object())
+    monkeypatch.setattr(vllm_here, "installed", lambda name: version)
+    commands = [lambda: train.main(["--run-dir", str(tmp_path / "r"), "rollout.engine=vllm", *words])]
+    if not words:
+        commands += [lambda: evaluate.main([str(names.DEMO), "--engine", "vllm"])]
+        commands += [lambda: app.main(["--demo", "--engine", "vllm"])]
+    for main in commands:
+        assert run_command(main) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+def asked(rows, tokens=3):
+    prompts = Prompts(torch.ones(rows, 4, dtype=torch.long), torch.ones(rows, 4, dtype=torch.bool), [0], 1)
+    return prompts, Answers(prompts, Sampling(tokens, 0.0))
+
+
+def test_the_adapter_that_is_in_effect_is_the_one_that_answers():
+    model = adapted(bare("qwen3", vocab_size=40))
+    assert decoders.adapter_in_effect(model) == "default"
+    with model.disable_adapter():
+        assert decoders.adapter_in_effect(model) is None
+    model.add_adapter("other", model.peft_config["default"])
+    model.set_adapter("other")
+    assert decoders.adapter_in_effect(model) == "other"
+    assert decoders.adapter_in_effect(bare("qwen3", vocab_size=40)) is None
+
+
+def test_an_adapter_above_its_maximum_does_not_answer():
+    model = adapted(bare("qwen3", vocab_size=40))
+    assert decoders.largest_rank(model) == 4
+    model.peft_config["default"].rank_pattern = {"q_proj": 600}
+    with pytest.raises(BadInput, match="rank 600 is above vLLM's maximum of 512"):
+        decoders.largest_rank(model)
+
+
+def test_a_question_longer_than_its_cache_does_not_fit():
+    model = adapted(bare("qwen3", vocab_size=40))
+    by_vllm = decoders.ByVllm(model, 100)
+    assert by_vllm._room().tokens == 64  # three blocks of 32, one of them vLLM's own
+    by_vllm.vllm = SimpleNamespace(room=Room(1, 6, 1), take=lambda adapter: None, sleep=lambda: None)
+    with by_vllm(model) as decodes, pytest.raises(DoesNotFit, match="up to 7 tokens, and the model with vLLM's cache"):
+        decodes(*asked(1), 1, None)
+
+
+def test_an_engine_that_does_not_start_names_the_other(monkeypatch):
+    def failing(*_):
+        raise EngineFailed("vLLM could not be started: no such architecture")
+
+    monkeypatch.setattr(decoders, "Vllm", failing)
+    model = adapted(bare("qwen3", vocab_size=40))
+    refused = pytest.raises(BadInput, match="no such architecture; the kit's own decoder can answer")
+    with decoders.decoding("vllm", model, 100) as decoding, decoding(model) as decodes, refused:
+        decodes(*asked(1), 1, None)
+
+
+class Engine:
+    """Two requests that say 5, 6, 7, a token a step."""
+
+    def __init__(self):
+        self.left, self.aborted = {"0": [5, 6, 7], "1": [5, 6, 7]}, []
+
+    def has_unfinished_requests(self):
+        return bool(self.left)
+
+    def step(self):
+        outputs = []
+        for name, tokens in list(self.left.items()):
+            token = tokens.pop(0)
+            logps = [{token: SimpleNamespace(logprob=-float(token))}]
+            said = SimpleNamespace(token_ids=[token], logprobs=logps, finished=lambda left=tokens: not left)
+            outputs.append(SimpleNamespace(request_id=name, outputs=[said]))
+            if not tokens:
+                del self.left[name]
+        return outputs
+
+    def abort_request(self, names):
+        self.aborted += names
+        for name in names:
+            del self.left[name]
+
+
+def test_a_watcher_is_told_of_each_token_and_ends_a_row():
+    engine, told = Engine(), []
+
+    def watch(rows, tokens):
+        told.append((rows, tokens))
+        return {5: [], 6: [1], 7: rows}[tokens[-1]]  # row 0 has ended by itself when it is told to
+
+    said = [Said([], []), Said([], [])]
+    _step(engine, said, watch)
+    assert told == [([0, 1], [5, 5]), ([0, 1], [6, 6]), ([0], [7])]
+    assert engine.aborted == ["1"]
+    assert said == [Said([5, 6, 7], [-5.0, -6.0, -7.0]), Said([5, 6], [-5.0, -6.0])]
+    _, answers = asked(2)
+    filled(answers, said)
+    assert answers.rows() == [[5, 6, 7], [5, 6]]
+    assert answers.logp_BT[1].tolist() == [-5.0, -6.0, 0.0]
+
+
+def test_completions_of_shorter_prompts_begin_sooner_where_unsloth_has_packed_them():
+    packed = torch.tensor([[0.0, 0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 9.0, 9.0]])  # 3 tokens, 2 columns to spare
+    mask = torch.tensor([[1, 1, 1], [0, 0, 1]])
+    assert completions_own(packed, mask, 3).tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    assert completions_own(packed, mask, 5) is packed  # TRL's own are where they are
 
 
 def test_a_cache_for_less_than_one_completion_does_not_fit():
