@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from grlo_lite.recipe import loading as recipes
 from grlo_lite.rundir import files
 from grlo_lite.rundir.layout import RunDir
 
@@ -13,30 +14,40 @@ ASSUMED = "answers taken to be half as long as they may become"
 
 @dataclass(frozen=True)
 class Lengths:
-    """Answers that were heard: how many of them ended by themselves, the tokens of all, and of the longest one, which
-    is infinite where one was cut off.
+    """Answers that were heard: their average tokens, the share that was cut off, and the limit that did it; where none
+    was, `limit` is how long the longest became.
     """
 
-    ended: float
     tokens: float
-    longest: float = math.inf
+    cut: float
+    limit: float
 
     @property
     def rate(self) -> float:
-        """The chance that an answer ends with a token, taken to be the same everywhere: the estimate of greatest
-        likelihood where some were cut off.
+        """The chance that a token ends an answer, taken to be the same everywhere: the estimate of greatest likelihood
+        where some were cut off.
         """
-        return self.ended / max(self.tokens, 1.0)
+        return (1 - self.cut) / max(self.tokens, 1.0)
 
     def mean(self, limit: int) -> float:
-        """Tokens of an average answer that is cut off at a limit."""
-        return -math.expm1(-self.rate * limit) / self.rate if self.rate else float(limit)
+        """Tokens of an average answer under a limit: what was heard under the same one; under a longer one those that
+        were cut off go on, under a shorter one as many are cut off as end at that rate.
+        """
+        if limit >= self.limit:
+            return self.tokens + self.cut * _until(self.rate, limit - self.limit)
+        return self.tokens * _until(self.rate, limit) / _until(self.rate, self.limit)
 
     def most(self, answers: float, limit: int) -> float:
         """Tokens of the longest of so many answers."""
-        if not self.rate:
-            return float(limit)
-        return min(limit, self.longest, (math.log(max(answers, 1.0)) + 0.5772) / self.rate)
+        if limit <= self.limit or not self.cut:
+            return min(limit, self.limit)
+        going_on = max(answers * self.cut, 1.0)
+        return min(limit, self.limit + (math.log(going_on) + 0.5772) / self.rate) if self.rate else limit
+
+
+def _until(rate: float, limit: float) -> float:
+    """The average of lengths that end at this rate, cut off at a limit."""
+    return -math.expm1(-rate * limit) / rate if rate else limit
 
 
 Heard = dict[tuple[str, str], Lengths]  # by task and arm; of all tasks of an arm under the name ""
@@ -54,8 +65,18 @@ def heard(run: RunDir) -> tuple[Heard, str]:
     steps = files.read_lines(run.metrics)
     if not steps:
         return {}, ASSUMED
-    found = {("", arm): _of_step(step) for arm, step in (("base", steps[0]), ("tuned", steps[-1]))}
+    limit = recipes.load(str(run.recipe), []).rollout.max_tokens
+    found = {
+        ("", arm): Lengths(step["completion_tokens_mean"], step["truncated_fraction"], limit)
+        for arm, step in (("base", steps[0]), ("tuned", steps[-1]))
+    }
     return found, "answers taken to be as long as at training's first step and at its last"
+
+
+def _of(rows: Iterable[dict[str, Any]]) -> Lengths:
+    said = [(row["tokens"], row["truncated"]) for row in rows]
+    mean, cut = (sum(column) / len(said) for column in zip(*said, strict=True))
+    return Lengths(mean, cut, max(tokens for tokens, _ in said))
 
 
 def of(found: Heard, task: str, arm: str) -> Lengths | None:
@@ -64,14 +85,3 @@ def of(found: Heard, task: str, arm: str) -> Lengths | None:
     """
     like = "base" if arm.startswith("base") else "tuned"
     return next((found[key] for key in ((task, arm), ("", arm), ("", like)) if key in found), None)
-
-
-def _of(rows: Iterable[dict[str, Any]]) -> Lengths:
-    said = [(row["tokens"], row["truncated"]) for row in rows]
-    cut = sum(truncated for _, truncated in said)
-    longest = math.inf if cut else max(tokens for tokens, _ in said)
-    return Lengths(len(said) - cut, sum(tokens for tokens, _ in said), longest)
-
-
-def _of_step(step: dict[str, Any]) -> Lengths:
-    return Lengths(1 - step["truncated_fraction"], step["completion_tokens_mean"])

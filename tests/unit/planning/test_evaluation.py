@@ -29,39 +29,38 @@ SETTING = Setting(recipes.load("microcosm", []), SHAPE, CPU)
 COPYING = 4 * LINEAR / 1e7 + 4 * LINEAR / 1e6 + LINEAR / 1e6
 
 
-def test_lengths_of_answers_of_which_some_were_cut_off():
-    """Two of five ended within 40 tokens: one in twenty tokens ends an answer."""
-    some = Lengths(2, 40)
-    assert some.mean(20) == pytest.approx(20 * (1 - math.exp(-1)))
-    assert some.mean(10_000) == pytest.approx(20)
-    assert some.most(10, 10_000) == pytest.approx(20 * (math.log(10) + 0.5772))
-    assert some.most(10, 30) == 30
-    assert Lengths(2, 40, longest=25).most(10, 30) == 25
-    never = Lengths(0, 480)
-    assert (never.mean(48), never.most(1, 48)) == (48, 48)
+def test_lengths_of_answers_of_which_half_were_cut_off_at_40():
+    """One in 60 tokens ends an answer: half of them within 30 tokens on average."""
+    half = Lengths(30, 0.5, 40)
+    assert half.mean(40) == 30
+    assert half.mean(100) == pytest.approx(30 + 0.5 * 60 * (1 - math.exp(-1)))
+    assert half.mean(20) == pytest.approx(30 * (1 - math.exp(-1 / 3)) / (1 - math.exp(-2 / 3)))
+    assert half.most(20, 1000) == pytest.approx(40 + 60 * (math.log(10) + 0.5772))
+    assert (half.most(20, 100), half.most(20, 40), half.most(1, 30)) == (100, 40, 30)
+    never = Lengths(48, 1, 48)
+    assert (never.mean(48), never.mean(96), never.mean(12), never.most(5, 96)) == (48, 96, 12, 96)
+    always = Lengths(10, 0, 14)
+    assert (always.mean(48), always.most(300, 48)) == (10, 14)
 
 
 def test_lengths_are_those_of_the_newest_evaluation_else_of_training(tmp_path):
     run = RunDir(tmp_path)
     assert answer_lengths.heard(run) == ({}, answer_lengths.ASSUMED)
+    run.recipe.write_text(recipes.dumped(recipes.load("microcosm", [])))
     steps = [{"truncated_fraction": 0.75, "completion_tokens_mean": 40}]
     steps.append({"truncated_fraction": 0.0, "completion_tokens_mean": 20})
     files.append_lines(run.metrics, steps)
     found, _ = answer_lengths.heard(run)
-    assert answer_lengths.of(found, "math", "base_plain") == Lengths(0.25, 40)
-    assert answer_lengths.of(found, "math", "tuned_2") == Lengths(1, 20)
-    said = [
-        ("math", "base", 9, False),
-        ("math", "base", 11, False),
-        ("chat", "base", 30, True),
-        ("chat", "tuned", 5, False),
-    ]
+    assert answer_lengths.of(found, "math", "base_plain") == Lengths(40, 0.75, 48)
+    assert answer_lengths.of(found, "math", "tuned_2") == Lengths(20, 0, 48)
+    said = [("math", "base", 9, False), ("math", "base", 11, False)]
+    said += [("chat", "base", 30, True), ("chat", "base", 10, False), ("chat", "tuned", 5, False)]
     rows = [dict(zip(("task", "arm", "tokens", "truncated"), row, strict=True)) for row in said]
     files.append_lines(run.answers, [*rows, {"task": "arc", "arm": "base", "log_probabilities": [[-1.0, False]]}])
     found, _ = answer_lengths.heard(run)
-    assert answer_lengths.of(found, "math", "base") == Lengths(2, 20, 11)
-    assert answer_lengths.of(found, "other", "base") == Lengths(2, 50)
-    assert answer_lengths.of(found, "other", "tuned") == Lengths(1, 5, 5)
+    assert answer_lengths.of(found, "math", "base") == Lengths(10, 0, 11)
+    assert answer_lengths.of(found, "other", "base") == Lengths(15, 0.25, 30)
+    assert answer_lengths.of(found, "other", "tuned") == Lengths(5, 0, 5)
 
 
 def test_answers_take_a_copy_the_prompts_and_a_pass_a_token():
