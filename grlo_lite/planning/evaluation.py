@@ -30,6 +30,7 @@ PLAIN_TOKENS = 500  # assumed of one behind worked examples
 MICROCOSM_TOKENS = 20  # counted of the microcosm's questions
 CPU_BUDGET, LEAST_BUDGET = 65_536, 4096  # padded tokens that are decoded together, as generation/answers.py has it
 CACHE_SHARE = 0.6  # of the memory beside the weights and their copy, for their cache
+CPU_COPY = 6  # times a pass over the weights that a dense copy takes on a CPU, in fresh memory: measured on two models
 LOGIT_BYTES = 2**30  # that a forward pass over whole texts may take
 
 
@@ -199,7 +200,8 @@ def _copying(setting: Setting) -> float:
     """Seconds of a dense copy of the linear layers."""
     shape, card = setting.shape, setting.card
     written = card.float_bytes * shape.linear_parameters / card.activation_bytes_a_second
-    return written + timing.weights_seconds(setting.recipe.model.quantization, shape, card)
+    once = written + timing.weights_seconds(setting.recipe.model.quantization, shape, card)
+    return once if card.cuda else CPU_COPY * once
 
 
 def _scoring(load: Load, setting: Setting) -> float:

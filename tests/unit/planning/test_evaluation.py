@@ -26,7 +26,7 @@ RATES = {
 }  # fmt: skip
 CPU = replace(cards.known_card("t4"), cuda=False, **RATES)
 SETTING = Setting(recipes.load("microcosm", []), SHAPE, CPU)
-COPYING = 4 * LINEAR / 1e7 + 4 * LINEAR / 1e6 + LINEAR / 1e6
+COPYING = 6 * (4 * LINEAR / 1e7 + 4 * LINEAR / 1e6 + LINEAR / 1e6)
 
 
 def test_lengths_of_answers_of_which_half_were_cut_off_at_40():
