@@ -16,7 +16,8 @@ from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.answer_store import AnswerStore
 from grlo_lite.evaluation.answering import Asking, engine_facts, model_facts
 from grlo_lite.evaluation.harness import evaluating, loading
-from grlo_lite.evaluation.harness.evaluating import Planned
+from grlo_lite.evaluation.harness.evaluating import Prepared
+from grlo_lite.evaluation.harness.requests import Wanted
 from grlo_lite.evaluation.harness.served import Serving
 from grlo_lite.evaluation.results import ARMS, PLAIN, Outcome, Rows, answer_rows, evaluation, table
 from grlo_lite.evaluation.tasks import suites
@@ -48,7 +49,7 @@ class Questions:
 
     asked: Asked = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    harness: Planned | None = None
+    harness: Prepared | None = None
 
 
 @dataclass
@@ -73,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     questions = _questions(arguments, subject, chosen)
     subject, gone = trained_adapter.stages_here(subject)
     arms = _arms(arguments, subject)
+    if arguments.dry_run:
+        print(_plan(arguments, subject, questions, arms))
+        return 0
     policy = trained_adapter.load(subject)
     with closing(AnswerStore(subject.run.answer_store)) as store:
         try:
@@ -141,11 +145,11 @@ def _questions(arguments: argparse.Namespace, subject: Subject, chosen: Chosen) 
             raise BadInput(f"{'nothing' if not loaded.tasks else 'not all'} of it can be asked: {loaded.missing[0]}")
         found.missing += loaded.missing
         tokenizer = trained_adapter.tokenizer_of(subject.base, subject.revision, subject.adapter)
-        wanted = evaluating.Wanted(
-            arguments.limit, arguments.max_tokens, not arguments.no_chat_template, arguments.seed
+        wanted = Wanted(
+            arguments.limit, arguments.max_tokens, arguments.samples, not arguments.no_chat_template, arguments.seed
         )
         longest = trained_adapter.longest_text(subject)
-        found.harness = evaluating.planned(loaded, tokenizer, longest, wanted)
+        found.harness = evaluating.prepare(loaded, tokenizer, longest, wanted)
     return found
 
 
@@ -157,6 +161,21 @@ def _arms(arguments: argparse.Namespace, subject: Subject) -> tuple[str, ...]:
     if arguments.arm == "both":
         arms += tuple(stage.arm for stage in subject.stages)
     return arms
+
+
+def _plan(arguments: argparse.Namespace, subject: Subject, questions: Questions, arms: tuple[str, ...]) -> str:
+    """What the evaluation takes, by task and arm, on the card that is named or on what is here."""
+    from grlo_lite.planning import answer_lengths, evaluation
+
+    setting = evaluation.setting_of(subject, arguments.gpu, arguments.tokens_per_batch)
+    heard, assumed = answer_lengths.heard(subject.run)
+    tokenizer = trained_adapter.tokenizer_of(subject.base, subject.revision, subject.adapter)
+    loads = evaluation.own_loads(questions.asked, tokenizer, arms, heard)
+    if questions.harness is not None:
+        loads += evaluation.harness_loads(questions.harness, arms, heard)
+    if subject.run.answer_store.is_file():
+        assumed += f"; what {subject.run.answer_store.name} keeps is not asked again, and is counted here all the same"
+    return f"{assumed}\n{evaluation.text(loads, setting)}"
 
 
 def _answered(
@@ -204,6 +223,8 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", type=Path, help="read all questions from the files in this folder, none from a hub"
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what it takes, by task and arm; load no weights")
+    parser.add_argument("--gpu", help="with --dry-run: a known card, or VRAM=24 (default: what is here)")
     parser.add_argument("--strict", action="store_true", help="stop where a task's questions are missing")
     parser.add_argument("--arm", choices=ARMS_ASKED, default="both", help="answer with one arm only")
     parser.add_argument("--base", help="the base model, where it is not where the adapter says")
@@ -220,6 +241,8 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens-per-batch", type=int, help="default: what the GPU's free memory holds")
     parser.add_argument("--seed", type=int, default=0, help="of the sampled answers")
     arguments = parser.parse_args(argv)
+    if arguments.gpu and not arguments.dry_run:
+        raise BadInput(f"--gpu={arguments.gpu} names a card to plan for; add --dry-run, or leave it out")
     least_of = {"limit": 2, "samples": 1, "max_tokens": 1, "tokens_per_batch": 1, "num_fewshot": 0}
     for name, least in least_of.items():
         value = getattr(arguments, name)

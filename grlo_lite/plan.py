@@ -8,7 +8,7 @@ import sys
 from grlo_lite.cli import command_line, parsed_with_recipe, run_command, settle_libraries
 from grlo_lite.errors import BadInput, DoesNotFit
 from grlo_lite.evaluation.tasks import suites
-from grlo_lite.planning import cards, evaluation, memory, recipe_cards, this_machine
+from grlo_lite.planning import evaluation, memory, recipe_cards, this_machine
 from grlo_lite.planning.cards import Card, known_card
 from grlo_lite.planning.changes import cheapest_change
 from grlo_lite.planning.planner import plan
@@ -42,13 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         here = card_of(recipes.short_name(name))
         print(f"no GPU here and no --gpu: planned for {here.title}")
     if arguments.evaluate:
-        loads, shape = evaluation.suite_loads(suites.SUITES[arguments.evaluate], arguments.limit), memory.models(recipe)
-        usd = recipe.budget.usd_per_hour or cards.price(here)
-        print(f"suite {arguments.evaluate}; answers taken to be half as long as they may become, prompts assumed")
-        print(evaluation.text(loads, recipe, shape.policy, here, usd))
+        print(evaluation.suite_plan(arguments.evaluate, arguments.limit, evaluation.setting(recipe, here)))
         return 0
     planned = plan(recipe, here)
     print(f"recipe {recipes.short_name(name)}\n{text(recipe, here, planned)}")
+    print(evaluation.share(planned, evaluation.setting(recipe, here)))
     if planned.fits:
         return 0
     print(f"the cheapest change that fits: {cheapest_change(recipe, here) or 'none; choose a smaller recipe'}")

@@ -81,11 +81,11 @@ class Asking:
         """For each task, each arm's answers, a list of K samples a question."""
         from tqdm import tqdm
 
-        work = [(task, questions, arm) for task, questions in asked for arm in _arms_asked(task, arms)]
+        work = [(task, questions, arm) for task, questions in asked for arm in arms_asked(task, arms)]
         said: list[Said] = [{} for _ in asked]
         with tqdm(total=sum(len(q) * t.samples for t, q, _ in work), unit="answer", desc="answers") as bar:
             for (task, questions), found in zip(asked, said, strict=True):
-                for arm in _arms_asked(task, arms):
+                for arm in arms_asked(task, arms):
                     bar.set_postfix_str(f"{task.name}, {arm}")
                     with trained_adapter.in_effect(self.policy.model, arm):
                         found[arm] = self._of_arm(task, questions, arm, bar)
@@ -97,13 +97,10 @@ class Asking:
         So a killed evaluation, whose last batch is kept whole or not at all, goes on with the very batches and
         random draws that it would have had.
         """
-        from grlo_lite.models.chat_template import formatted
-
-        plain = arm == "base_plain"
         tokenizer = self.policy.tokenizer
-        texts = [q.plain if plain else formatted(tokenizer, [{"role": "user", "content": q.prompt}]) for q in questions]
+        texts = [text_of(question, arm, tokenizer) for question in questions]
         lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        sampling = task.sampling(plain)
+        sampling = task.sampling(arm == "base_plain")
         rows = [(i, k) for i in sorted(range(len(texts)), key=lambda i: lengths[i]) for k in range(task.samples)]
         keys = {row: self._key(task, questions[row[0]], arm, texts[row[0]], sampling, row[1]) for row in rows}
         known = self.store.known(keys.values())
@@ -159,6 +156,15 @@ class Asking:
         )
 
 
-def _arms_asked(task: Task, arms: tuple[str, ...]) -> tuple[str, ...]:
+def text_of(question: Question, arm: str, tokenizer: Any) -> str:
+    """What an arm goes on from: the question in the chat template, and in its plain form for the plain base."""
+    from grlo_lite.models.chat_template import formatted
+
+    if arm == "base_plain":
+        return question.plain
+    return formatted(tokenizer, [{"role": "user", "content": question.prompt}])
+
+
+def arms_asked(task: Task, arms: tuple[str, ...]) -> tuple[str, ...]:
     """Where a judge compares two answers they are the base's and the tuned one's."""
     return arms if task.judged else tuple(arm for arm in arms if arm in ("base", "tuned"))

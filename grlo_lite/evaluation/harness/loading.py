@@ -56,14 +56,17 @@ def manager_of(names: Iterable[str], include_path: Path | None) -> Any:
 def quiet() -> Iterator[None]:
     """Inside, lm-eval and `datasets` neither warn nor draw bars: what matters of it is said by the kit."""
     import datasets
+    from lm_eval.api import task as tasks
 
-    before = logging.root.manager.disable
+    before, bar = logging.root.manager.disable, tasks.tqdm
     logging.disable(logging.ERROR)
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
+    setattr(tasks, "tqdm", lambda rows, **_: rows)  # noqa: B010 - pyright knows no assignment to a module
     try:
         yield
     finally:
+        setattr(tasks, "tqdm", bar)  # noqa: B010
         logging.disable(before)
         if not bars:
             datasets.enable_progress_bars()
@@ -157,9 +160,7 @@ def _require_no_functions(entry: Any, index: Any, include_path: Path | None, ser
     """Raises BadInput where a YAML of the user's own calls Python, which runs unconfined, without leave."""
     if include_path is None or serving.task_code_allowed or entry.yaml_path is None:
         return
-    if not Path(entry.yaml_path).is_relative_to(Path(include_path).resolve()) and not Path(
-        entry.yaml_path
-    ).is_relative_to(include_path):
+    if not any(Path(entry.yaml_path).is_relative_to(root) for root in (include_path, include_path.resolve())):
         return
     for path in _with_includes(Path(entry.yaml_path)):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -168,10 +169,11 @@ def _require_no_functions(entry: Any, index: Any, include_path: Path | None, ser
                     f"{path}, line {number}: {shortened(line.strip())} runs Python of that folder, unconfined; "
                     "look at it and allow it with --allow-task-code"
                 )
-    for child in (entry.cfg or {}).get("task") or [] if isinstance((entry.cfg or {}).get("task"), list) else []:
-        inside = index.task_index.get(child if isinstance(child, str) else child.get("task", child.get("group")))
-        if inside is not None:
-            _require_no_functions(inside, index, include_path, serving)
+    inside = (entry.cfg or {}).get("task")
+    for child in inside if isinstance(inside, list) else []:
+        member = index.task_index.get(child if isinstance(child, str) else child.get("task", child.get("group")))
+        if member is not None:
+            _require_no_functions(member, index, include_path, serving)
 
 
 def _with_includes(path: Path) -> list[Path]:

@@ -1,29 +1,16 @@
-"""What the arms' responses to lm-eval's tasks come to: its own filters and metrics, paired document by document."""
+"""What the arms scored in lm-eval's tasks comes to: each metric paired document by document, and the groups' means."""
 
-from collections.abc import Callable
+import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from grlo_lite.evaluation import paired_statistics
-from grlo_lite.evaluation.harness.arms import Response
 from grlo_lite.evaluation.harness.loading import PREFIX, quiet
 from grlo_lite.evaluation.harness.requests import Built, own_limit
+from grlo_lite.evaluation.harness.scoring import Metric, Scored, aggregate_of, averages, scalars
 from grlo_lite.evaluation.paired_statistics import PairedDifference
-from grlo_lite.evaluation.tasks.questions import Missing
-
-Metric = tuple[str, str]  # its name and the filter that an answer went through
-
-
-@dataclass
-class Scored:
-    """One arm's values of each metric by document, the documents' hashes, and what was said."""
-
-    values: dict[Metric, dict[int, Any]]
-    hashes: dict[int, str]
-    said: dict[int, list[Response]]
-    truncated: float = 0.0
 
 
 @dataclass
@@ -45,71 +32,6 @@ class TaskOutcome:
         return sorted(found, key=lambda metric: order.index(metric[1]))
 
 
-def scored(built: Built, responses: list[Response]) -> Scored:
-    """One arm's responses through the task's filters and metrics. Raises Missing where the task cannot score them."""
-    from lm_eval.utils import handle_non_serializable, hash_string
-
-    task, by_document = built.task, {}
-    for instance, response in zip(built.instances, responses, strict=True):
-        instance.resps = _resps(instance, response)
-        instance.filtered_resps = {}
-        by_document.setdefault(instance.doc_id, []).append((instance, response))
-    task._instances = built.instances
-    values: dict[Metric, dict[int, Any]] = {}
-    hashes, said = {}, {}
-    with quiet():
-        try:
-            task.apply_filters()
-            for number, rows in by_document.items():
-                rows.sort(key=lambda row: row[0].idx)
-                document = rows[0][0].doc
-                hashes[number] = hash_string(_as_json(document, handle_non_serializable))
-                said[number] = [response for _, response in rows]
-                for filtered in rows[0][0].filtered_resps:
-                    found = task.process_results(document, [i.filtered_resps[filtered] for i, _ in rows])
-                    for metric, value in found.items():
-                        values.setdefault((metric, filtered), {})[number] = value
-        except (
-            ArithmeticError,
-            AttributeError,
-            ImportError,
-            LookupError,
-            OSError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            said_of_it = " ".join(str(error).split())[:200]
-            raise Missing(
-                f"its answers are kept, and it cannot score them ({type(error).__name__}: {said_of_it})"
-            ) from None
-    answers = [answer for rows in said.values() for row in rows if isinstance(row, list) for answer in row]
-    truncated = float(np.mean([answer.truncated for answer in answers])) if answers else 0.0
-    return Scored(values, hashes, said, truncated)
-
-
-def _resps(instance: Any, response: Response) -> list[Any]:
-    """A response in lm-eval's own form, once for each repeat."""
-    if isinstance(response, list):
-        texts = [answer.text for answer in response]
-        return texts if len(texts) == instance.repeats else texts * instance.repeats  # greedy: all alike
-    value = response[0] if instance.request_type == "loglikelihood_rolling" else response
-    return [value] * instance.repeats
-
-
-def _as_json(document: Any, default: Callable[[Any], Any]) -> str:
-    import json
-
-    return json.dumps(document, indent=2, default=default, ensure_ascii=False)
-
-
-def aggregate_of(task: Any, metric: str) -> Callable[[list[Any]], float]:
-    """How a metric's values become one number: the task's own way, else the mean, as in lm-eval."""
-    from lm_eval.api.metrics import mean
-
-    return task.aggregation().get(metric, mean)
-
-
 def compared(
     outcome: TaskOutcome, metric: Metric, before: str, after: str
 ) -> tuple[PairedDifference | None, dict[str, Any]]:
@@ -125,7 +47,7 @@ def compared(
     both = sorted(first.values[metric].keys() & second.values[metric].keys())
     one, other = ([arm.values[metric][i] for i in both] for arm in (first, second))
     aggregate = aggregate_of(outcome.task, metric[0])
-    if len(both) >= 2 and _is_mean(aggregate) and _scalars(one) and _scalars(other):
+    if len(both) >= 2 and averages(outcome.task, metric[0]) and scalars(one) and scalars(other):
         return _row(paired_statistics.paired_difference(np.array(one, float), np.array(other, float)), "mean")
     numbers = {"n": len(both), "base": float(aggregate(one)), "tuned": float(aggregate(other))}
     numbers["difference"] = numbers["tuned"] - numbers["base"]
@@ -141,14 +63,6 @@ def _row(pair: PairedDifference, interval: str) -> tuple[PairedDifference, dict[
     row = asdict(pair) | {"interval": interval}
     del row["standard_error"]
     return pair, row
-
-
-def _is_mean(aggregate: Any) -> bool:
-    return getattr(aggregate, "__name__", "") in ("mean", "nanmean")
-
-
-def _scalars(values: list[Any]) -> bool:
-    return all(isinstance(v, (bool, int, float, np.number)) and np.isfinite(float(v)) for v in values)
 
 
 def headline(outcome: TaskOutcome, arm: str) -> float:
@@ -177,22 +91,30 @@ def task_row(outcome: TaskOutcome, built: Built, plain: str, stages: list[str]) 
     task = outcome.task
     row |= {"version": task.VERSION, "num_fewshot": task.config.num_fewshot, "kind": str(task.OUTPUT_TYPE)}
     row |= {"documents_sha256": documents_sha256(outcome.arms["base"].hashes)}
-    samplings = {request.sampling for request in built.requests if request.sampling is not None}
-    if samplings:
-        longest = max(sampling.max_tokens for sampling in samplings)
-        row |= {"max_tokens": longest, "samples": max(request.repeats for request in built.requests)}
-        row["truncated"] = {arm: scored.truncated for arm, scored in outcome.arms.items()}
-        options = getattr(task.config, "generation_kwargs", None) or {}
-        if own_limit(options) is None:
-            row["limit_is_the_kits"] = (
-                f"its YAML sets no limit on an answer; {longest:,} tokens (lm-eval would take 256)"
-            )
+    if any(request.sampling is not None for request in built.requests):
+        row |= _drawn(outcome, built)
+    return row
+
+
+def _drawn(outcome: TaskOutcome, built: Built) -> dict[str, Any]:
+    """How a task's answers were drawn: how long they may be, how many to a document, and what its YAML leaves open."""
+    task, repeats = outcome.task, max(request.repeats for request in built.requests)
+    longest = max(request.sampling.max_tokens for request in built.requests if request.sampling is not None)
+    row: dict[str, Any] = {"max_tokens": longest, "samples": repeats}
+    row["truncated"] = {arm: scored.truncated for arm, scored in outcome.arms.items()}
+    if own_limit(getattr(task.config, "generation_kwargs", None) or {}) is None:
+        row["limit_is_the_kits"] = f"its YAML sets no limit on an answer; {longest:,} tokens (lm-eval would take 256)"
+    first = outcome.metrics()[0]
+    if repeats > 1 and first not in outcome.arms["base"].averaged:
+        row |= {"samples": 1, "answers_a_document": repeats}
+        row["read_together"] = (
+            f"its {repeats} answers to a document are read together, by {' of filter '.join(first)}; avg@, pass@ and "
+            "maj@ are what it says of them itself"
+        )
     return row
 
 
 def documents_sha256(hashes: dict[int, str]) -> str:
-    import hashlib
-
     return hashlib.sha256("".join(f"{n} {hashes[n]}\n" for n in sorted(hashes)).encode()).hexdigest()
 
 
@@ -273,8 +195,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     """What the table has to say of lm-eval's tasks beside their numbers."""
     said = []
     for row in rows:
-        if "limit_is_the_kits" in row:
-            said.append(f"{row['task']}: {row['limit_is_the_kits']}.")
+        said += [f"{row['task']}: {row[what]}." for what in ("limit_is_the_kits", "read_together") if what in row]
         if str(row.get("interval", "")).startswith("none"):
             said.append(f"{row['task']}: no interval, {row['interval'].removeprefix('none: ')}.")
     lower = sorted({row["metric"] for row in rows if not row.get("higher_is_better", True)})

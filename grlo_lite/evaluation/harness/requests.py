@@ -15,6 +15,19 @@ MAX_TOKENS = 1024  # of an answer where a task's YAML sets no limit; lm-eval wou
 Pair = tuple[tuple[int, ...], tuple[int, ...]]  # tokens that stand before, and those that are scored
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """How lm-eval's tasks are asked: how much of them, how long an answer may be, how many where they are drawn (None:
+    as each task says), and by which text.
+    """
+
+    limit: int | None = None
+    max_tokens: int | None = None
+    samples: int | None = None
+    templated: bool = True
+    seed: int = 0
+
+
 @dataclass
 class Encoding:
     """A tokenizer as lm-eval's own models use theirs; `templated` text has all its special tokens already."""
@@ -82,11 +95,6 @@ class Request:
     sampling: Sampling | None = None
     repeats: int = 1
 
-    @property
-    def tokens(self) -> int:
-        """That are read for it."""
-        return len(self.prompt) + sum(len(before) + len(after) for before, after in self.pairs)
-
 
 @dataclass
 class Built:
@@ -108,11 +116,11 @@ def documents_asked(task: Any, limit: int | None) -> list[int]:
     return sorted(random.Random(f"limit {task.task_name}").sample(range(there), there)[:limit])
 
 
-def built(task: Any, encoding: Encoding, limit: int | None, max_tokens: int | None, seed: int) -> Built:
+def built(task: Any, encoding: Encoding, wanted: Wanted) -> Built:
     """A task's requests. Raises BadInput where it asks for something that the kit cannot do."""
-    documents = documents_asked(task, limit)
-    task.set_fewshot_seed(seed)
-    with quiet(), silent_tqdm():
+    documents = documents_asked(task, wanted.limit)
+    task.set_fewshot_seed(wanted.seed)
+    with quiet():
         task.build_all_requests(
             samples=documents,
             apply_chat_template=encoding.templated,
@@ -122,24 +130,11 @@ def built(task: Any, encoding: Encoding, limit: int | None, max_tokens: int | No
     instances = task.instances
     for instance in instances:
         instance.doc_id = documents[instance.doc_id]
-    requests = [request_of(instance, encoding, max_tokens, task.task_name) for instance in instances]
+    requests = [request_of(instance, encoding, wanted, task.task_name) for instance in instances]
     return Built(task, instances, requests, documents)
 
 
-class silent_tqdm:
-    """Inside, lm-eval draws no bars of its own."""
-
-    def __enter__(self) -> None:
-        import lm_eval.api.task as module
-
-        self.module, self.tqdm = module, module.tqdm
-        setattr(module, "tqdm", lambda rows, **_: rows)  # noqa: B010 - pyright knows no assignment to a module
-
-    def __exit__(self, *_: Any) -> None:
-        setattr(self.module, "tqdm", self.tqdm)  # noqa: B010
-
-
-def request_of(instance: Any, encoding: Encoding, max_tokens: int | None, name: str) -> Request:
+def request_of(instance: Any, encoding: Encoding, wanted: Wanted, name: str) -> Request:
     """An instance of lm-eval as a request. Raises BadInput for a kind that is not known."""
     kind, arguments = instance.request_type, instance.args
     if kind == "loglikelihood":
@@ -149,8 +144,8 @@ def request_of(instance: Any, encoding: Encoding, max_tokens: int | None, name: 
     if kind != "generate_until":
         raise BadInput(f"{PREFIX}{name} asks for {kind}, which the kit cannot answer; leave it out")
     context, options = arguments
-    sampling = sampling_of(options, encoding.max_length, max_tokens)
-    repeats = instance.repeats if sampling.temperature else 1
+    sampling = sampling_of(options, encoding.max_length, wanted.max_tokens)
+    repeats = (wanted.samples or instance.repeats) if sampling.temperature else 1
     prompt = tuple(encoding.prompt(context, sampling.max_tokens))
     return Request(prompt=prompt, sampling=sampling, repeats=repeats)
 
