@@ -207,7 +207,10 @@ def _started(folder: Path, model: Any, rank: int, room: Room, temperature: float
     else:
         # a seeded request whose prompt is read in two parts dies on a CPU, whose generators know no offset; so each is
         # read whole, as many a step as these tokens hold
-        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCHED_TOKENS, room.tokens)}
+        options |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(BATCHED_TOKENS, room.tokens, room.rows),
+        }
     if not folded:
         options |= {"enable_lora": True, "max_lora_rank": vllm_rank(rank), "max_loras": 1, "max_cpu_loras": 1}
     return LLM(
