@@ -25,7 +25,7 @@ from grlo_lite.evaluation.tasks.questions import Missing
 KINDS = (  # of what a task lacks, by what its line says
     ("its questions alone, in a file", r"^no .* in "),
     ("a network", r"data set .* cannot be loaded"),
-    ("a package", r"needs a package"),
+    ("a package, or a program", r"needs a package|[Pp]lease install|not installed"),
     ("a metric that is a program on the Hub", r"program of Hugging Face"),
     ("images or sounds", r"images or plays sounds"),
     ("leave to run the model's code", r"runs code"),

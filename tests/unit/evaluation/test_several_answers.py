@@ -1,6 +1,7 @@
 """Several answers to a document of an lm-eval task: avg@k, pass@k and maj@k by hand, through a task of its own YAML."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -46,6 +47,20 @@ def built(tmp_path_factory):
     loaded = loading.load(["adding"], folder, Serving(), 0)
     encoding = requests.Encoding(load_tokenizer(str(names.POLICY), "main"), 512, templated=True)
     return requests.built(loaded.tasks["adding"], encoding, requests.Wanted())
+
+
+def test_as_many_answers_as_samples_says_where_they_are_drawn(built):
+    from grlo_lite.evaluation.harness.requests import Encoding, Wanted, request_of
+    from grlo_lite.models import names
+    from grlo_lite.models.chat_template import load_tokenizer
+
+    encoding = Encoding(load_tokenizer(str(names.POLICY), "main"), 512, templated=True)
+    asked = {}
+    for samples, draws in ((None, True), (2, True), (None, False), (2, False)):
+        context, options = built.instances[0].args
+        instance = replace(built.instances[0], arguments=(context, options | {"do_sample": draws}))
+        asked[samples, draws] = request_of(instance, encoding, Wanted(samples=samples), "adding").repeats
+    assert asked == {(None, True): 4, (2, True): 2, (None, False): 1, (2, False): 1}
 
 
 def of(texts):
