@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ import real_models
 import real_speed
 
 RECIPE = "smollm2-135m-cpu"
-SHARE = 0.6  # of the pairs' prompts, for the judge that is optimized
+SPLITS = {"judge-trained": ("train", "test"), "judge-heldout": ("test", "train")}  # made on, and asked about
 SEEDS = (0, 1, 2)
 HELDOUT_PROMPTS = 64
 # The recipe made short enough for half an hour: fewer and shorter completions, more made of each
@@ -109,19 +108,18 @@ def made_models(work: Path, data: Path) -> dict[str, Any]:
         real_models.make_policy(work / "policy")
     known = work / "judges.json"
     judges = json.loads(known.read_text()) if known.is_file() else {}
-    halves = real_models.parted(real_models.pairs(data, "train"), SHARE)
-    for name, rows in zip(("judge-trained", "judge-heldout"), halves, strict=True):
+    for name, splits in SPLITS.items():
+        rows, others = (real_models.pairs(data, split) for split in splits)
         if not (work / name).is_dir():
             began = time.process_time()
             chosen = real_models.make_judge(work / "policy", rows, work / name)
             judges[name] = chosen | {"cpu_seconds": time.process_time() - began}
         if "test_accuracy" not in judges.get(name, {}):
-            test = real_models.pairs(data, "test")
             judges[name] = judges.get(name, {}) | {
                 "pairs": len(rows),
                 "prompts": len({row["prompt"] for row in rows}),
-                "test_accuracy": real_models.judge_accuracy(work / name, test),
-                "test_accuracy_others": real_models.judge_accuracy(work / name, real_models.pairs_of_others(test)),
+                "test_accuracy": real_models.judge_accuracy(work / name, others),
+                "test_accuracy_others": real_models.judge_accuracy(work / name, real_models.pairs_of_others(others)),
             }
             known.write_text(json.dumps(judges, indent=1))
             print(f"{name}: {judges[name]}", flush=True)
@@ -188,21 +186,29 @@ def started(arguments: argparse.Namespace, name: str, own: list[str]) -> subproc
 # --- 3. Both judges on the same answers ------------------------------------------------------------------------------
 
 
-def answered(arguments: argparse.Namespace, name: str, prompts: Sequence[Any], kept: str) -> dict[str, list[str]]:
-    """Both arms' answers of a finished run, sampled as its closing measurement samples them; kept in its folder."""
+def heldout_answers(run: Path, count: int) -> dict[str, list[str]]:
+    """Both arms' answers to the prompts that the run kept out, in their order, from its closing measurement."""
+    said = {arm: [""] * count for arm in ("base", "tuned")}
+    for line in (run / "answers.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["task"] == "heldout-chat":
+            said[row["arm"]][int(row["question"])] = row["text"]
+    return said
 
+
+def shown_answers(run: Path) -> dict[str, list[str]]:
+    """Both arms' answers of a finished run to the shown prompts, sampled as in training; kept in its folder."""
     from grlo_lite.generation.answers import rows_at_once, sampled_answers
     from grlo_lite.generation.request import Sampling
     from grlo_lite.models import chat_template, trained_adapter
 
-    run = arguments.work / name
-    path = run / kept
+    path = run / "shown-answers.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     policy = trained_adapter.load(trained_adapter.find(run, None))
     recipe = recipe_of_run(run)
     at_once, sampling = rows_at_once(policy.model, recipe.rollout.batch), Sampling(recipe.rollout.max_tokens)
-    texts = [chat_template.formatted(policy.tokenizer, messages) for messages in prompts]
+    texts = [chat_template.formatted(policy.tokenizer, [{"role": "user", "content": prompt}]) for prompt in SHOWN]
     said = {}
     for arm in ("base", "tuned"):
         with policy.model.disable_adapter() if arm == "base" else nullcontext():
@@ -233,9 +239,7 @@ def judge(folder: Path) -> Any:
     return reward_model.load(Judge(name=str(folder), quantization="none"), torch.device("cpu"), 512, "auto", "auto")
 
 
-def differences(
-    arguments: argparse.Namespace, judges: dict[str, Any], name: str, rows: list[Any], said: dict[str, list[str]]
-) -> dict[str, Any]:
+def differences(judges: dict[str, Any], rows: list[Any], said: dict[str, list[str]]) -> dict[str, Any]:
     """Each judge's paired difference, tuned less base, over the same answers."""
     import numpy as np
 
@@ -263,9 +267,8 @@ def learnt(arguments: argparse.Namespace, known: dict[str, Any]) -> tuple[dict[s
     for name in runs_of(arguments):
         run = arguments.work / name
         rows = heldout_rows(run)
-        said = answered(arguments, name, rows, "heldout-answers.json")
-        runs[name] = differences(arguments, judges, name, rows, said) | facts_of_run(run)
-    shown = answered(arguments, "seed-0", [[{"role": "user", "content": p}] for p in SHOWN], "shown-answers.json")
+        runs[name] = differences(judges, rows, heldout_answers(run, len(rows))) | facts_of_run(run)
+    shown = shown_answers(arguments.work / "seed-0")
     result = {
         "cpu": cpu_name(),
         "versions": versions.versions(),

@@ -76,13 +76,6 @@ def pairs(data: Path, split: str) -> list[dict[str, str]]:
     return [row for row in rows if row["split"] == split]
 
 
-def parted(rows: list[dict[str, str]], share: float) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The pairs of `share` of the prompts, and those of the others."""
-    prompts = shuffled(row["prompt"] for row in rows)
-    first = set(prompts[: round(share * len(prompts))])
-    return [row for row in rows if row["prompt"] in first], [row for row in rows if row["prompt"] not in first]
-
-
 def make_judge(policy: Path, rows: list[dict[str, str]], folder: Path) -> dict[str, float]:
     """Writes the policy's lower layers with a head fitted to the pairs; the regularization chosen, and the share of
     pairs in order where it was chosen: on prompts left out in turn.
