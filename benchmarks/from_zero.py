@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a JSON file for what was measured")
     parser.add_argument("override", nargs="*", help="section.key=value, for every run")
     arguments = parser.parse_intermixed_args()
-    base = base_ends(ASKED)
+    base = base_ends(ASKED, arguments.override)
     print(f"the base ends {base:.4f} of {ASKED} answers within the limit", flush=True)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.at_once) as pool:
         wanted = [(mode, seed) for seed in SEEDS for mode in MODES]
@@ -35,7 +35,7 @@ def main() -> int:
     return 0
 
 
-def base_ends(count: int) -> float:
+def base_ends(count: int, overrides: list[str]) -> float:
     """The share of `count` sampled answers of the recipe's base that end within `rollout.max_tokens`."""
     from grlo_lite.generation.answers import sampled_answers
     from grlo_lite.generation.request import Sampling
@@ -43,7 +43,7 @@ def base_ends(count: int) -> float:
     from grlo_lite.prompts import prepared
     from grlo_lite.recipe import loading as recipes
 
-    recipe = recipes.load(RECIPE, [])
+    recipe = recipes.load(RECIPE, overrides)
     policy = loading.load_policy(recipe, backends.place(recipe))
     rows = prepared.prompt_rows(recipe).train
     texts = [chat_template.formatted(policy.tokenizer, rows[i % len(rows)]) for i in range(count)]

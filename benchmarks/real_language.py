@@ -8,7 +8,7 @@
 `--prompts` what the policy is asked in training. First come the models (`real_models.py`): SmolLM2-135M-Instruct, the
 judge that it is trained by, and one made on other prompts, which is only asked at the end. Then the recipe
 `smollm2-135m-cpu` runs on them, three seeds and a control whose rewards are shuffled, `--at-once` of them side by side
-with one thread each. Last, both judges score base and tuned answers to the same 64 held-out prompts.
+with one thread each. Last, both judges score base and tuned answers to the same held-out prompts.
 
 Each stage's output in the work folder is kept, and a run that was cut off is resumed: the same command goes on.
 """
@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -29,20 +28,21 @@ import real_models
 import real_speed
 
 RECIPE = "smollm2-135m-cpu"
-SHARE = 0.6  # of the pairs' prompts, for the judge that is optimized
+SPLITS = {"judge-trained": ("train", "test"), "judge-heldout": ("test", "train")}  # made on, and asked about
 SEEDS = (0, 1, 2)
-HELDOUT_PROMPTS = 64
-# The recipe made short enough for half an hour: fewer and shorter completions, more made of each
+# The recipe made short enough for ten minutes a run on a busy machine
 SETTINGS = (
     "prompts.max_tokens=128",
-    "rollout.batch=16",
+    "rollout.batch=32",
     "rollout.max_tokens=64",
-    "algorithm.updates_per_rollout=4",
-    "optimizer.micro_batch=4",
+    "reward.truncated.mode=score",  # most answers are cut off: the text earns what it earns, finished or not
+    "reward.truncated.value=0",
+    "algorithm.updates_per_rollout=1",
+    "optimizer.micro_batch=8",
     "optimizer.learning_rate=5e-4",
-    "budget.steps=16",
-    "budget.checkpoint_every=4",
-    f"evaluation.heldout_prompts={HELDOUT_PROMPTS}",
+    "budget.steps=6",
+    "budget.checkpoint_every=2",
+    "evaluation.heldout_prompts=96",
 )
 BAR = 0.65  # of test pairs in order, that the trained judge has to reach
 
@@ -109,20 +109,13 @@ def made_models(work: Path, data: Path) -> dict[str, Any]:
         real_models.make_policy(work / "policy")
     known = work / "judges.json"
     judges = json.loads(known.read_text()) if known.is_file() else {}
-    halves = real_models.parted(real_models.pairs(data, "train"), SHARE)
-    for name, rows in zip(("judge-trained", "judge-heldout"), halves, strict=True):
+    for name, splits in SPLITS.items():
+        rows, others = (real_models.pairs(data, split) for split in splits)
         if not (work / name).is_dir():
-            began = time.process_time()
-            chosen = real_models.make_judge(work / "policy", rows, work / name)
-            judges[name] = chosen | {"cpu_seconds": time.process_time() - began}
-        if "test_accuracy" not in judges.get(name, {}):
-            test = real_models.pairs(data, "test")
-            judges[name] = judges.get(name, {}) | {
-                "pairs": len(rows),
-                "prompts": len({row["prompt"] for row in rows}),
-                "test_accuracy": real_models.judge_accuracy(work / name, test),
-                "test_accuracy_others": real_models.judge_accuracy(work / name, real_models.pairs_of_others(test)),
-            }
+            real_models.make_judge(work / "policy", rows, work / name)
+        if name not in judges:
+            judges[name] = {"pairs": len(rows), "prompts": len({row["prompt"] for row in rows})}
+            judges[name]["in_order"] = real_models.judge_accuracies(work / "policy", work / name, others)
             known.write_text(json.dumps(judges, indent=1))
             print(f"{name}: {judges[name]}", flush=True)
     return judges
@@ -188,21 +181,29 @@ def started(arguments: argparse.Namespace, name: str, own: list[str]) -> subproc
 # --- 3. Both judges on the same answers ------------------------------------------------------------------------------
 
 
-def answered(arguments: argparse.Namespace, name: str, prompts: Sequence[Any], kept: str) -> dict[str, list[str]]:
-    """Both arms' answers of a finished run, sampled as its closing measurement samples them; kept in its folder."""
+def heldout_answers(run: Path, count: int) -> dict[str, list[str]]:
+    """Both arms' answers to the prompts that the run kept out, in their order, from its closing measurement."""
+    said = {arm: [""] * count for arm in ("base", "tuned")}
+    for line in (run / "answers.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["task"] == "heldout-chat":
+            said[row["arm"]][int(row["question"])] = row["text"]
+    return said
 
+
+def shown_answers(run: Path) -> dict[str, list[str]]:
+    """Both arms' answers of a finished run to the shown prompts, sampled as in training; kept in its folder."""
     from grlo_lite.generation.answers import rows_at_once, sampled_answers
     from grlo_lite.generation.request import Sampling
     from grlo_lite.models import chat_template, trained_adapter
 
-    run = arguments.work / name
-    path = run / kept
+    path = run / "shown-answers.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     policy = trained_adapter.load(trained_adapter.find(run, None))
     recipe = recipe_of_run(run)
     at_once, sampling = rows_at_once(policy.model, recipe.rollout.batch), Sampling(recipe.rollout.max_tokens)
-    texts = [chat_template.formatted(policy.tokenizer, messages) for messages in prompts]
+    texts = [chat_template.formatted(policy.tokenizer, [{"role": "user", "content": prompt}]) for prompt in SHOWN]
     said = {}
     for arm in ("base", "tuned"):
         with policy.model.disable_adapter() if arm == "base" else nullcontext():
@@ -233,9 +234,7 @@ def judge(folder: Path) -> Any:
     return reward_model.load(Judge(name=str(folder), quantization="none"), torch.device("cpu"), 512, "auto", "auto")
 
 
-def differences(
-    arguments: argparse.Namespace, judges: dict[str, Any], name: str, rows: list[Any], said: dict[str, list[str]]
-) -> dict[str, Any]:
+def differences(judges: dict[str, Any], rows: list[Any], said: dict[str, list[str]]) -> dict[str, Any]:
     """Each judge's paired difference, tuned less base, over the same answers."""
     import numpy as np
 
@@ -263,9 +262,8 @@ def learnt(arguments: argparse.Namespace, known: dict[str, Any]) -> tuple[dict[s
     for name in runs_of(arguments):
         run = arguments.work / name
         rows = heldout_rows(run)
-        said = answered(arguments, name, rows, "heldout-answers.json")
-        runs[name] = differences(arguments, judges, name, rows, said) | facts_of_run(run)
-    shown = answered(arguments, "seed-0", [[{"role": "user", "content": p}] for p in SHOWN], "shown-answers.json")
+        runs[name] = differences(judges, rows, heldout_answers(run, len(rows))) | facts_of_run(run)
+    shown = shown_answers(arguments.work / "seed-0")
     result = {
         "cpu": cpu_name(),
         "versions": versions.versions(),
@@ -313,7 +311,7 @@ def closed_or_open(arguments: argparse.Namespace) -> dict[str, Any]:
     for label in ("trained", "heldout"):
         model = judge(arguments.work / f"judge-{label}")
         answers = [(row["prompt"], row[side]) for side in ("chosen", "rejected") for row in rows]
-        cut = [(p, first_tokens(model.tokenizer, a)) for p, a in answers]
+        cut = [(p, real_models.first_tokens(model.tokenizer, a, 64)) for p, a in answers]
         whole = model.score([real_models.conversation(*pair) for pair in answers])
         closed = model.score([real_models.conversation(*pair) for pair in cut])
         opened = open_scores(model, cut)
@@ -328,10 +326,6 @@ def closed_or_open(arguments: argparse.Namespace) -> dict[str, Any]:
                 "mean": sum(s for s, _ in kept) / len(kept),
             }
     return found
-
-
-def first_tokens(tokenizer: Any, text: str, count: int = 64) -> str:
-    return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][:count])
 
 
 def spearman(a: list[float], b: list[float]) -> float:
@@ -364,8 +358,9 @@ def speed_command(arguments: argparse.Namespace) -> list[str]:
 def table(result: dict[str, Any]) -> str:
     """Markdown: a row a run, what each judge says of the same answers, and what the guards said."""
     lines = [
-        f"{name}: {j['pairs']} pairs of {j['prompts']} prompts; of the test pairs {j['test_accuracy']:.3f} in order, "
-        f"of pairs of two other answers to the same prompts {j['test_accuracy_others']:.3f}"
+        f"{name}: {j['pairs']} pairs of {j['prompts']} prompts; in order of the other judge's pairs "
+        f"{j['in_order']['given']:.3f}, of pairs of two other answers to its prompts {j['in_order']['others']:.3f}, of "
+        f"real answers to them before the policy's own {j['in_order']['own']:.3f}"
         for name, j in result["judges"].items()
     ]
     lines += [
