@@ -257,6 +257,15 @@ def test_too_small_a_disk_is_refused_before_the_first_step(tmp_path, capsys):
         assert not (disk / "r").exists()
 
 
+def test_a_disk_that_would_not_take_the_answers_is_refused_before_the_first_step(tmp_path, capsys):
+    with mounted(tmp_path / "disk", "40m") as disk:  # takes the checkpoints
+        words = ["budget.steps=2", "evaluation.suite=microcosm", "evaluation.limit=20000"]
+        assert in_process("--run-dir", disk / "r", *WORDS, *words) == 2
+        error = capsys.readouterr().err
+        assert "are free; make room" in error
+        assert not (disk / "r").exists()
+
+
 def test_a_disk_that_fills_keeps_the_last_checkpoint_and_goes_on_when_there_is_room(whole, tmp_path, capsys):
     with mounted(tmp_path / "disk", "40m") as disk:
         path, ballast = disk / "r", disk / "ballast"
