@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import struct
 import sys
 import termios
@@ -29,6 +30,7 @@ class Terminal:
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.pid, self.tty = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell turns off for what it starts in the background
             time.sleep(0.1)  # until it has its size
             os.execve(sys.executable, [sys.executable, "-m", "grlo_lite.watch", run, "--every", "0.1"], environment)
         self.resize(columns, rows)
