@@ -17,6 +17,7 @@ from trl import GRPOTrainer
 
 from grlo_lite import train
 from grlo_lite.cli import run_command
+from grlo_lite.evaluation import end_of_run
 from grlo_lite.generation.decoding import Slots
 from grlo_lite.models.reward_model import RewardModel
 from grlo_lite.rundir import checkpoints, files, layout
@@ -257,10 +258,10 @@ def test_too_small_a_disk_is_refused_before_the_first_step(tmp_path, capsys):
         assert not (disk / "r").exists()
 
 
-def test_a_disk_that_would_not_take_the_answers_is_refused_before_the_first_step(tmp_path, capsys):
+def test_a_disk_that_would_not_take_the_answers_is_refused_before_the_first_step(tmp_path, capsys, monkeypatch):
     with mounted(tmp_path / "disk", "40m") as disk:  # takes the checkpoints
-        words = ["budget.steps=2", "evaluation.suite=microcosm", "evaluation.limit=20000"]
-        assert in_process("--run-dir", disk / "r", *WORDS, *words) == 2
+        monkeypatch.setattr(end_of_run, "answer_bytes", lambda *_: 2**26)
+        assert in_process("--run-dir", disk / "r", *WORDS, "budget.steps=2") == 2
         error = capsys.readouterr().err
         assert "are free; make room" in error
         assert not (disk / "r").exists()
