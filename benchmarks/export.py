@@ -22,6 +22,7 @@ WAYS: tuple[tuple[str, str, Any], ...] = (  # dtype that is written, and the bas
     ("original_fp16", "float16", "original"),
     ("merged_bf16", "bfloat16", "dequantized"),
 )
+QUANTIZATIONS = ("f16", "q8_0", "q4_k_m")
 STEPS, RANK, RATE = 16, 16, 3e-4
 TEXTS = "Keep it short and be kind. Say what you know, and say when you do not know it. Then stop."
 
@@ -42,13 +43,15 @@ def main() -> int:
 
 
 def of_smollm2(folder: Path) -> dict[str, Any]:
-    """Each way of exporting SmolLM2 under an adapter, held against the policy."""
+    """Each way of exporting SmolLM2 under an adapter, and three faults, held against the policy as `--check` does."""
     import torch
+    from transformers import AutoModelForCausalLM
 
-    from grlo_lite.exporting import checking, gguf, merged, proof
+    from grlo_lite.exporting import card, checking, gguf, merged, proof
     from grlo_lite.exporting.job import Job
     from grlo_lite.models import trained_adapter
     from grlo_lite.models.policy import Policy
+    from grlo_lite.models.quantization import from_pretrained
 
     make_policy(folder / "base")
     adapter = _trained(folder)
@@ -58,8 +61,8 @@ def of_smollm2(folder: Path) -> dict[str, Any]:
     texts = policy.tokenizer.batch_decode(seen.prompts)
     rows: dict[str, Any] = {}
 
-    def keep(name: str, found: proof.Proof) -> None:
-        rows[name] = found.facts()
+    def keep(name: str, found: proof.Proof, **more: Any) -> None:
+        rows[name] = found.facts() | more
         print(name, rows[name], file=sys.stderr, flush=True)
 
     for name, dtype, into in WAYS:
@@ -67,10 +70,18 @@ def of_smollm2(folder: Path) -> dict[str, Any]:
         job.folder.mkdir()
         merged.merged(subject, job.folder, merged.Merge(getattr(torch, dtype), into, torch.float32, "cpu"))
         keep(name, checking.of_merged(checking.merged_policy(job.folder, policy.tokenizer, job), seen, texts))
-    for kind in ("f16", "q8_0"):
+    for kind in QUANTIZATIONS:
         job = Job(subject, folder / kind, quantization=kind)
-        gguf.gguf(job)
-        keep(f"gguf_{kind}", checking.of_gguf(job, job.folder, seen, texts))
+        file = gguf.gguf_file(gguf.gguf(job))
+        runtime = gguf.Runtime(file, max(map(len, seen.prompts)) + proof.MAX_TOKENS + checking.CONTEXT_ROOM)
+        found = checking.of_gguf(job, runtime, seen, texts)
+        card.prove(job.folder, job, "gguf", found, {})
+        stops = [name for name, token in gguf.stops(job).items() if runtime.stops_at(seen.prompts[0], token)]
+        in_card = found.said() in (job.folder / card.README).read_text(encoding="utf-8")
+        keep(f"gguf_{kind}", found, mib=file.stat().st_size / 2**20, stops=stops, in_card=in_card)
+    again = from_pretrained(AutoModelForCausalLM, str(folder / WAYS[0][0]), "main", "nf4", torch.device("cpu")).eval()
+    again.generation_config.eos_token_id = policy.model.generation_config.eos_token_id
+    keep("merged_quantized_again", checking.of_merged(Policy(again, policy.tokenizer, "transformers"), seen, texts))
     planted = Policy(policy.model.merge_and_unload(), policy.tokenizer, "transformers")
     keep("merge_and_unload", checking.of_merged(planted, seen, texts))
     return {"model": "SmolLM2-135M-Instruct", "steps": STEPS, "rank": RANK, "exports": rows}

@@ -13,6 +13,7 @@ from pathlib import Path
 from grlo_lite.cli import command_line, run_command, settle_libraries
 from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.tasks import suites
+from grlo_lite.evaluation.tasks.task import Asked
 from grlo_lite.exporting import card, checking, gguf, hub, ollama, weights
 from grlo_lite.exporting.job import DTYPES, Job
 from grlo_lite.models import names, trained_adapter
@@ -51,12 +52,14 @@ def main(argv: list[str] | None = None) -> int:
         arguments.check,
         arguments.suite,
         arguments.limit,
+        arguments.data_dir,
     )
     if uploads:
         hub.require_uploadable(job)
     settle_libraries(offline=not uploads and names.is_here(subject.base))
     if job.into == "original":
         print("into the original base: the adapter was trained on the quantized one, and this is another model")
+    asked = checking.asked_of(job)
     write, kind = FORMATS[job.content if uploads else arguments.format]
     if uploads and job.folder.is_dir():
         print(f"{job.folder} is there already and is what is uploaded", flush=True)
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         written = write(job)
         print(f"{written} is written", flush=True)
-        passed = _proven(job, written, kind)
+        passed = _proven(job, written, kind, asked)
     if not passed:
         print(f"{job.folder} is kept to be looked at; it is not what was trained", file=sys.stderr)
         return FAILED
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _proven(job: Job, folder: Path, kind: str) -> bool:
+def _proven(job: Job, folder: Path, kind: str, suite: Asked) -> bool:
     """Whether the export may be used as the policy; says what is known of it."""
     if kind == "adapter":
         print("it is the run's own adapter, byte for byte; nothing was converted")
@@ -85,7 +88,7 @@ def _proven(job: Job, folder: Path, kind: str) -> bool:
         print(f"unproven: {why}")
         return True
     try:
-        proof, more = checking.checked(job, folder, kind)
+        proof, more = checking.checked(job, folder, kind, suite)
     except BadInput:
         shutil.rmtree(folder)  # it cannot even be asked
         raise
@@ -111,8 +114,9 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--into", choices=["dequantized", "original"], default="dequantized", help=into)
     parser.add_argument("--quantization", choices=QUANTIZATIONS, default="f16", help="of a GGUF; default: %(default)s")
     parser.add_argument("--check", action=argparse.BooleanOptionalAction, default=True, help="prove it; default: yes")
-    parser.add_argument("--suite", choices=suites.SUITES, help="compare answers on a suite as well (merged)")
+    parser.add_argument("--suite", choices=suites.SUITES, help="compare answers on a suite as well (merged, gguf)")
     parser.add_argument("--limit", type=int, default=200, help="questions a task of the suite; default: %(default)s")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="the suite's questions as files")
     parser.add_argument("--base-id", metavar="OWNER/NAME", help="the base's id on the Hub, if only a folder is known")
     parser.add_argument("--repo", metavar="OWNER/NAME", help="where to upload to (hub)")
     parser.add_argument("--content", choices=["adapter", "merged", "gguf"], default="adapter", help="what to upload")
@@ -121,6 +125,8 @@ def _parsed(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.limit < 2:
         raise BadInput(f"--limit={arguments.limit} is too small; it must be at least 2")
+    if arguments.suite and not arguments.check:
+        raise BadInput("--suite is a part of the check; leave --no-check out")
     return arguments
 
 

@@ -84,7 +84,8 @@ def _trained(recipe: Recipe, run: RunDir, rows: PromptRows, where: Place) -> int
 
     measurement = end_of_run.measurement(recipe)
     loaded = loop.loaded(recipe, rows, where)
-    checkpoint = loop.begun_or_resumed(recipe, run, loaded, rows)
+    to_answer = end_of_run.answer_bytes(measurement, len(rows.heldout))
+    checkpoint = loop.begun_or_resumed(recipe, run, loaded, rows, to_answer)
     with loop.full_disk_told(run, loaded):
         ended = loop.optimized(recipe, run, loaded, rows, checkpoint)
     if ended["stopped_because"] == "interrupted":

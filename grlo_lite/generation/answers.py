@@ -46,7 +46,7 @@ def answers(
     said = Answers(prompts, sampling)
     with nullcontext(decoder) if decoder is not None else kits(model) as decodes:
         decodes(prompts, said, len(texts), watch)
-    return [_answer(tokenizer, row, set(prompts.ends), sampling) for row in said.rows()]
+    return [answer_of(tokenizer, row, set(prompts.ends), sampling) for row in said.rows()]
 
 
 def completion_ids(model: Any, tokenizer: Any, texts: list[str], sampling: Sampling) -> list[list[int]]:
@@ -87,7 +87,8 @@ def stopping_at(tokenizer: Any, stops: tuple[str, ...]) -> Watch:
     return watch
 
 
-def _answer(tokenizer: Any, row: list[int], stop_ids: set[int], sampling: Sampling) -> Answer:
+def answer_of(tokenizer: Any, row: list[int], stop_ids: set[int], sampling: Sampling) -> Answer:
+    """The answer whose tokens these are, the stop token that ended it among them."""
     finished = row[-1] in stop_ids
     row = row[:-1] if finished else row
     text = tokenizer.decode(row, skip_special_tokens=True)

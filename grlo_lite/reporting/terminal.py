@@ -28,7 +28,8 @@ def screen(record: Record, columns: int) -> list[str]:
         lines += ["", f"{told}: {newest['prompt'][:columns]}", f"  {newest['completion'][: 3 * columns]}"]
     if record.evaluation:
         lines += ["", *evaluated(record)]
-    lines += [""] * bool(record.troubles) + [f"{name} {said}" for name, said in record.troubles.items()]
+    if record.state != "running" and record.troubles:  # before it ends, files are yet to come and a line is half there
+        lines += ["", *(f"{name} {said}" for name, said in record.troubles.items())]
     return [cut(seen(line).replace("\r", "[U+000D]").replace("\n", " "), columns) for line in lines]
 
 

@@ -57,11 +57,11 @@ def loaded(recipe: Recipe, rows: PromptRows, place: Place) -> Loaded:
     return Loaded(policy, rewards, heldout, [*judges, *unseen], place, critic_of(recipe, policy.model))
 
 
-def begun_or_resumed(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows) -> Path | None:
+def begun_or_resumed(recipe: Recipe, run: RunDir, parts: Loaded, rows: PromptRows, answers: int) -> Path | None:
     """The checkpoint to go on from; None in a new run, whose environment.json is written. Raises BadInput where the
-    disk will not take the run.
+    disk will not take the run and, at its end, so many bytes of `answers`.
     """
-    disk_space.require_space(run, _bytes_to_write(recipe, _checkpoint_bytes(parts)))
+    disk_space.require_space(run, _bytes_to_write(recipe, _checkpoint_bytes(parts)) + answers)
     facts = environment.facts(run.recipe_name(), parts.policy, parts.judges, rows.train, recipe)
     return begin_or_resume(run, facts)
 

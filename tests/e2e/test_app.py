@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +27,6 @@ import torch
 from fastapi.testclient import TestClient
 from gradio_client import Client
 from peft import PeftModel
-from playwright.sync_api import sync_playwright
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from grlo_lite.app import page, server, sessions
@@ -41,23 +39,7 @@ from grlo_lite.models.names import DEMO, POLICY
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = os.environ.get("GRLO_LITE_SCREENSHOTS")
-QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 SIZES = {"desktop": (1280, 900, "light"), "phone": (390, 844, "dark")}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with sync_playwright() as started:
-        if found is None and not Path(started.chromium.executable_path).exists():
-            pytest.skip("there is no Chromium here; install one, or run: playwright install chromium")
-        browser = started.chromium.launch(executable_path=found, args=QUIET.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from grlo_lite.models.names import DEMO
 from grlo_lite.report import main
@@ -43,18 +42,6 @@ FORESTS = """() => [...document.querySelectorAll('.forest')].map(forest => ({
       ([of, name]) => parseFloat(row.querySelector(of).getAttribute(name))),
   ]),
 }))"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with sync_playwright() as started:
-        if found is None and not Path(started.chromium.executable_path).exists():
-            pytest.skip("there is no Chromium here; install one, or run: playwright install chromium")
-        browser = started.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @contextmanager
@@ -234,6 +221,31 @@ def test_ten_answers_stand_side_by_side(demo, chromium):
         left, right = (pairs.first.locator(".side").nth(side).bounding_box() for side in (0, 1))
         assert left["y"] == right["y"]
         assert left["x"] + left["width"] <= right["x"]
+
+
+FOLDED = """() => [...document.querySelectorAll('details:not([open]) > :not(summary)')]
+  .map(part => part.checkVisibility())"""
+COLOURS = """() => [document.documentElement, document.body].map(of => getComputedStyle(of))
+  .flatMap(style => [style.backgroundColor, style.color])"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_prints_dark_on_white_with_what_is_folded_away(demo, chromium, scheme):
+    answered(demo, "seven is the answer")
+    assert main([str(demo)]) == 0
+    with visit(chromium, demo / "report.html", 794, scheme) as shown:  # A4 at 96 dots an inch
+        assert not any(shown.evaluate(FOLDED))
+        shown.emulate_media(media="print", color_scheme=scheme)
+        folded = shown.evaluate(FOLDED)
+        assert (len(folded) >= 2, all(folded)) == (True, True)
+        grounds_and_inks = [[int(n) for n in re.findall(r"[\d.]+", c)] for c in shown.evaluate(COLOURS)]
+        for ground, ink in (grounds_and_inks[:2], grounds_and_inks[2:]):
+            assert ground in ([255, 255, 255], [0, 0, 0, 0])  # white, or none
+            assert max(ink) < 64
+        assert not shown.locator("nav").is_visible()
+        assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        pages = len(re.findall(rb"/Type\s*/Page\b", shown.pdf(format="A4", print_background=True)))
+        assert 3 <= pages <= 20
 
 
 @pytest.mark.skipif(not SCREENSHOTS, reason="GRLO_LITE_SCREENSHOTS names no folder")

@@ -17,6 +17,7 @@ from trl import GRPOTrainer
 
 from grlo_lite import train
 from grlo_lite.cli import run_command
+from grlo_lite.evaluation import end_of_run
 from grlo_lite.generation.decoding import Slots
 from grlo_lite.models.reward_model import RewardModel
 from grlo_lite.rundir import checkpoints, files, layout
@@ -251,6 +252,15 @@ def mounted(folder: Path, size: str):
 
 def test_too_small_a_disk_is_refused_before_the_first_step(tmp_path, capsys):
     with mounted(tmp_path / "disk", "4m") as disk:
+        assert in_process("--run-dir", disk / "r", *WORDS, "budget.steps=2") == 2
+        error = capsys.readouterr().err
+        assert "are free; make room" in error
+        assert not (disk / "r").exists()
+
+
+def test_a_disk_that_would_not_take_the_answers_is_refused_before_the_first_step(tmp_path, capsys, monkeypatch):
+    with mounted(tmp_path / "disk", "40m") as disk:  # takes the checkpoints
+        monkeypatch.setattr(end_of_run, "answer_bytes", lambda *_: 2**26)
         assert in_process("--run-dir", disk / "r", *WORDS, "budget.steps=2") == 2
         error = capsys.readouterr().err
         assert "are free; make room" in error

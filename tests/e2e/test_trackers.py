@@ -14,11 +14,12 @@ def test_trackers_change_nothing_of_the_run_and_hold_its_steps(train, tmp_path, 
     for name in ("tensorboard", "wandb", "trackio", "mlflow"):
         pytest.importorskip(name, reason="needs grlo-lite[trackers]")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # settled on import, which is in the child
     train("microcosm", *SHORT, "--run-dir", tmp_path / "plain")
     followed = "logging.report_to=[tensorboard,wandb,trackio,mlflow]"
     done = train("microcosm", *SHORT, followed, "--run-dir", tmp_path / "followed")
     assert "is left out" not in done.stdout + done.stderr
+    assert list((tmp_path / "trackio").glob("grlo_lite*.db"))
     plain, tracked = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("plain", "followed"))
     assert plain["adapter_sha256"] == tracked["adapter_sha256"]
 

@@ -10,7 +10,9 @@ import re
 import pytest
 import yaml
 
+from grlo_lite.evaluation import end_of_run
 from grlo_lite.microcosm import world
+from grlo_lite.recipe import loading as recipes
 from grlo_lite.rundir import files
 from grlo_lite.rundir.layout import RunDir
 
@@ -57,6 +59,9 @@ def test_a_run_ends_with_its_report_and_keeps_its_answers(trained):
             scores = [row["score"] for row in rows if (row["task"], row["arm"]) == (task["task"], arm)]
             assert len(scores) == task["n"]
             assert sum(scores) / len(scores) == pytest.approx(task[arm])
+    heldout = sum(row["task"] == "heldout-chat" for row in rows) // 2
+    planned = end_of_run.answer_bytes(end_of_run.measurement(recipes.load("microcosm", [])), heldout)
+    assert (trained.path / "answers.jsonl").stat().st_size < planned < 2**23  # what the disk is asked for
     report = (trained.path / "report.html").read_text()
     assert 'class="missing"' not in report
     assert 'class="refused"' not in report

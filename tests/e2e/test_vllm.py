@@ -262,6 +262,57 @@ def test_the_guard_speaks_where_the_adapter_is_stale(tmp_path, monkeypatch):
     assert "sampler_logp_difference" in spoken
 
 
+OPENED = """
+import json, sys
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+
+if __name__ == "__main__":
+    folder, adapter, prompts = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))
+    more = {"enable_lora": True, "max_lora_rank": 16, "generation_config": adapter} if adapter else {}
+    llm = LLM(folder, dtype="float32", max_model_len=128, kv_cache_memory_bytes=2**24, enforce_eager=True,
+              block_size=32, skip_tokenizer_init=True, **more)
+    settings = SamplingParams(temperature=0, max_tokens=32, detokenize=False)
+    request = LoRARequest("policy", 1, adapter) if adapter else None
+    said = llm.generate([{"prompt_token_ids": ids} for ids in prompts], settings, lora_request=request)
+    print("said", json.dumps([list(one.outputs[0].token_ids) for one in said]))
+"""
+
+
+@pytest.mark.parametrize("way", ["merged", "adapter"])
+def test_an_export_opens_in_a_plain_vllm_and_answers_as_the_policy(tmp_path, way):
+    from grlo_lite import export
+    from grlo_lite.exporting import proof
+    from grlo_lite.generation.dense_base import save_dense_base
+    from grlo_lite.generation.vllm_engine import ENVIRONMENT
+    from grlo_lite.models import names, trained_adapter
+
+    subject = trained_adapter.find(names.DEMO, None)
+    policy = trained_adapter.load(subject)
+    seen = proof.samples(policy, proof.questions(subject), 32)
+    folder, adapter = tmp_path / way, ""
+    words = [str(names.DEMO), "--format", way, "--to", str(folder), "--no-check"]
+    assert run_command(lambda: export.main(words)) == 0
+    if way == "adapter":  # beside the base that it was trained on; its stop tokens lie with it
+        folder, adapter = tmp_path / "base", str(folder)
+        folder.mkdir()
+        save_dense_base(policy.model, torch.float32, folder)
+    (tmp_path / "prompts.json").write_text(json.dumps(seen.prompts))
+    (tmp_path / "opened.py").write_text(OPENED)
+    command = [sys.executable, tmp_path / "opened.py", folder, adapter, tmp_path / "prompts.json"]
+    done = subprocess.run(
+        command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("said ")]
+    theirs = json.loads(line.removeprefix("said "))
+    equal = sum(a == b for a, b in zip(theirs, seen.greedy, strict=True))
+    assert (len(theirs), equal >= 49) == (50, True), equal
+    ended = [row for row in theirs if len(row) < 32]
+    assert len(ended) > 10  # by the stop tokens that the folder names, and nobody told
+    assert {row[-1] for row in ended} <= set(policy.model.generation_config.eos_token_id)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_learns(tmp_path, seed):

