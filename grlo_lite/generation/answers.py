@@ -108,7 +108,7 @@ def tokens_at_once(model: Any) -> int:
 
 
 def sampled_answers(
-    policy: Any, texts: list[str], sampling: Sampling, at_once: int, seed: int, decoding: Decoding = kits
+    policy: Any, texts: Texts, sampling: Sampling, at_once: int, seed: int, decoding: Decoding = kits
 ) -> list[Answer]:
     """One answer a formatted prompt, in order, `at_once` together; the same for the same seed, batch size and engine.
 
