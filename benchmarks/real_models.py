@@ -51,6 +51,9 @@ def make_policy(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
     # The GGUF names <|im_start|> as the end of a text too; the model's own pad is its end of turn
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<empty_output>"
+    # Every byte is in its vocabulary; by this flag, which Transformers sets, llama.cpp's converter would take it for
+    # SentencePiece's
+    tokenizer.backend_tokenizer.model.byte_fallback = False
     config = LlamaConfig(
         vocab_size=49152,
         hidden_size=576,
