@@ -255,13 +255,14 @@ def test_what_quantizing_takes_is_measured_and_in_the_card(run, kind, needs):
     assert 0.02 < found["share_of_gap"] < 0.5
     gain, card = found["evaluation"], (run / "gguf" / "README.md").read_text()
     assert gain["n"] == 40
-    assert gain["ci_low"] <= gain["difference"] == pytest.approx(gain["tuned"] - gain["base"]) <= gain["ci_high"]
+    assert gain["difference"] == pytest.approx(gain["tuned"] - gain["base"])
+    assert gain["ci_low"] <= gain["difference"] <= gain["ci_high"]
     assert found["said"] in card
     assert f"it keeps {1 - found['share_of_gap']:.1%} of what training changed" in card
     assert f"its accuracy less the policy's is {gain['difference']:+.3f}" in card
 
 
-STOPS = """
+STOPS = r"""
 import sys
 from pathlib import Path
 from grlo_lite.exporting import gguf
