@@ -225,6 +225,8 @@ def test_ten_answers_stand_side_by_side(demo, chromium):
 
 FOLDED = """() => [...document.querySelectorAll('details:not([open]) > :not(summary)')]
   .map(part => part.checkVisibility())"""
+CUT = """() => [...document.querySelectorAll('table')].map(table => table.scrollWidth)
+  .filter(width => width > window.innerWidth)"""
 COLOURS = """() => [document.documentElement, document.body].map(of => getComputedStyle(of))
   .flatMap(style => [style.backgroundColor, style.color])"""
 
@@ -244,6 +246,7 @@ def test_it_prints_dark_on_white_with_what_is_folded_away(demo, chromium, scheme
             assert max(ink) < 64
         assert not shown.locator("nav").is_visible()
         assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert shown.evaluate(CUT) == []
         pages = len(re.findall(rb"/Type\s*/Page\b", shown.pdf(format="A4", print_background=True)))
         assert 3 <= pages <= 20
 
