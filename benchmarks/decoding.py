@@ -135,7 +135,7 @@ def said(model: Any, ids: Any, way: str, tokens: int, temperature: float) -> Non
 
 
 def evaluation(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """Tokens a CPU second of greedy answers to 48 prompts: before, by Transformers in batches of 16 of like length; now,
+    """Tokens a CPU second of greedy answers to 48 prompts: before, by `generate` in batches of 16 of like length; now,
     by the kit's decoder all at once, as `evaluate` asks them on a CPU.
     """
     import torch
