@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -95,6 +96,10 @@ def test_wandb(run):
 
     assert followed(run, "wandb") == {"wandb"}
     (file,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
+    deadline, size = time.monotonic() + 30, -1
+    while size != file.stat().st_size and time.monotonic() < deadline:  # its own process writes late
+        size = file.stat().st_size
+        time.sleep(2)
     rows, alerts = [], []
     for data in wandb_records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
