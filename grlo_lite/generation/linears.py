@@ -21,14 +21,13 @@ class Linears:
     def __init__(self, layers: Sequence[Any], dtype: torch.dtype, fold: bool, beside: str | None = None):
         self.layers: list[Any] = []
         self.weight = self.bias = self.low = None
-        self.packed = False
         adapters = [_names(layer, beside) for layer in layers]
         if fold:
             matrices = [
                 dense_weight(layer, names if beside is None else []).to(dtype)
                 for layer, names in zip(layers, adapters, strict=True)
             ]
-            self.weight, self.packed = _laid_out(matrices, layers)
+            self.weight = _laid_out(matrices, layers)
             biases = [bias_of(layer) for layer in layers]
             if any(bias is not None for bias in biases):
                 zeros = [torch.zeros(len(m), dtype=dtype, device=m.device) for m in matrices]
@@ -43,10 +42,8 @@ class Linears:
 
     def __call__(self, x: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
         """`share`, shape (rows, 1, …), is how much of the adapter each row of `x` gets."""
-        if self.packed:
-            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        elif self.weight is not None:
-            y = linear(x, self.weight, self.bias)
+        if self.weight is not None:
+            y = product(x, self.weight, self.bias)
         elif len(self.layers) == 1:
             y = self.layers[0](x)
         else:
@@ -84,20 +81,35 @@ def dense_weight(layer: Any, adapters: Sequence[str]) -> torch.Tensor:
         return dense.to(float_of(base))
 
 
-def _laid_out(matrices: list[torch.Tensor], layers: Sequence[Any]) -> tuple[torch.Tensor, bool]:
-    """One matrix, (Σ out, in), and whether it is in oneDNN's own layout.
-
-    A layer's own tensor where it is used as it is, else a copy. On a CPU a large one is laid out for oneDNN, which
-    multiplies few rows by it up to twice as fast as MKL does, the more so on AMD's; a small one has its columns side
-    by side in memory, by which MKL is faster.
+def _laid_out(matrices: list[torch.Tensor], layers: Sequence[Any]) -> torch.Tensor:
+    """One matrix, (Σ out, in): in oneDNN's layout where `laid_anew` says so, else a layer's own tensor where it is used
+    as it is, else a copy; on a CPU with the columns side by side in memory, by which MKL multiplies few rows faster.
     """
     own = len(layers) == 1 and matrices[0].data_ptr() == _base(layers[0]).weight.data_ptr()
     joined = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
-    if joined.numel() >= PACKED_FROM and packs(joined):
-        return torch.ops.mkldnn._reorder_linear_weight(joined.contiguous()), True
+    if laid_anew(joined):
+        return in_onednns_layout(joined)
     if own or joined.device.type != "cpu":
-        return joined, False
-    return joined.t().contiguous().t(), False
+        return joined
+    return joined.t().contiguous().t()
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x` times the transposed weight, in whichever layout it lies."""
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return linear(x, weight, bias)
+
+
+def laid_anew(matrix: torch.Tensor) -> bool:
+    """Whether a decoder multiplies by a copy of this matrix in oneDNN's layout: on an x86 CPU by a large one, few rows
+    up to twice as fast as MKL, the more so on AMD's.
+    """
+    return matrix.numel() >= PACKED_FROM and packs(matrix)
+
+
+def in_onednns_layout(matrix: torch.Tensor) -> torch.Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous())
 
 
 def packs(matrix: torch.Tensor) -> bool:

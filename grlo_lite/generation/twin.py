@@ -14,7 +14,7 @@ import torch
 
 from grlo_lite.errors import BadInput
 from grlo_lite.generation import llama, stock
-from grlo_lite.generation.linears import dense_bytes, float_of
+from grlo_lite.generation.linears import dense_bytes, float_of, laid_anew
 from grlo_lite.machine.device import free_bytes
 
 PLAIN = ("LORA", "IA3", "LOHA", "LOKR", "OFT", "VERA")  # adapters that live in the layers that they adapt
@@ -117,9 +117,11 @@ def linear_layers(model: Any) -> list[Any]:
 
 
 def copy_bytes(model: Any) -> int:
-    """What the dense copy takes while there is one."""
+    """What the dense copy takes while there is one; the head's weight is in it where it is laid anew."""
     layers = linear_layers(model)
-    return dense_bytes(layers, float_of(layers[0]).itemsize)
+    width = float_of(layers[0]).itemsize
+    head = llama.bare(model.get_output_embeddings()).weight
+    return dense_bytes(layers, width) + width * head.numel() * (llama.is_one(model.config) and laid_anew(head))
 
 
 def copy_finds_room(model: Any) -> bool:

@@ -70,8 +70,8 @@ def test_weights_in_onednns_layout_say_what_plain_ones_say(kind, monkeypatch):
     _, plain = decoded(model, True, 14)
     monkeypatch.setattr(linears, "PACKED_FROM", 0)
     with twin(model, True) as made:
-        assert made.forward.layers[0].qkv.packed
-        assert made.forward.head.packed
+        assert made.forward.layers[0].qkv.weight.is_mkldnn
+        assert made.forward.head.weight.is_mkldnn
     for rows in (1, 5, 14):
         asked, packed = decoded(model, True, rows)
         assert torch.equal(packed.tokens_BT, plain.tokens_BT)
@@ -214,6 +214,15 @@ def test_the_dense_copy_takes_what_is_said_of_it():
         layers = made.forward.layers
         parts = [p.weight for layer in layers for p in (layer.qkv, layer.output, layer.gate_and_up, layer.down)]
     assert sum(weight.numel() * 4 for weight in parts) == copy_bytes(model)
+
+
+@pytest.mark.skipif(not linears.packs(torch.ones(2, 2)), reason="oneDNN's layout is for x86 alone")
+def test_a_head_that_is_laid_anew_is_counted_in_the_copy(monkeypatch):
+    model = adapted(bare("qwen3", vocab_size=300), target_modules=["q_proj"])
+    monkeypatch.setattr(linears, "PACKED_FROM", 300 * 32)
+    assert copy_bytes(model) == 4 * (2 * (2 * 64 * 32 + 2 * 32 * 32 + 3 * 64 * 32) + 300 * 32)
+    with twin(model, True) as made:
+        assert made.forward.head.weight.is_mkldnn
 
 
 def test_an_adapter_beside_its_base_goes_to_the_rows_by_their_share():
