@@ -1,7 +1,6 @@
 """benchmarks/full_shape.py, at the microcosm's shape: both sides run, do the same work, and are told apart."""
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,13 +16,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "full_shape.py"
 
 
 @pytest.fixture(scope="module")
-def full_shape():
-    spec = importlib.util.spec_from_file_location("full_shape", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def full_shape(benchmark_script):
+    return benchmark_script("full_shape")
 
 
 @pytest.mark.slow

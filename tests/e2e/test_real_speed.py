@@ -1,26 +1,18 @@
 """benchmarks/real_speed.py: how it times the kit's side and keeps its answers from ending, on the microcosm."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from grlo_lite.generation import engines
 from grlo_lite.recipe import loading as recipes
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "real_speed.py"
 WORDS = ("rollout.batch=16", "rollout.group_size=4", "rollout.max_tokens=12", "optimizer.micro_batch=16",
          "algorithm.updates_per_rollout=1")  # fmt: skip
 
 
 @pytest.fixture
-def real_speed(monkeypatch):
+def real_speed(benchmark_script, monkeypatch):
     """The module; what it puts into the engines for good is taken out again."""
-    spec = importlib.util.spec_from_file_location("real_speed", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = benchmark_script("real_speed")
     monkeypatch.setattr(engines, "Answers", engines.Answers)
     monkeypatch.setattr(engines, "ENGINES", dict(engines.ENGINES))
     monkeypatch.setattr(module, "planned", lambda path, probes: {"rollout": 1.0})

@@ -1,11 +1,7 @@
 """benchmarks/real_models.py: what the judges' heads are fitted to, by hand."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "real_models.py"
 # Both were compared with "c": g2's answer "b" won, g1's answer "a" lost
 ROWS = [
     {"prompt": "p", "chosen": "c", "rejected": "a", "generator": "g1"},
@@ -14,13 +10,8 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def real_models():
-    spec = importlib.util.spec_from_file_location("real_models", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def real_models(benchmark_script):
+    return benchmark_script("real_models")
 
 
 def test_pairs_are_labelled_by_their_verdict_and_their_generators_rate(real_models):

@@ -12,19 +12,11 @@ from grlo_lite.models.chat_template import formatted, load_tokenizer
 from grlo_lite.planning import answer_lengths, cards, evaluation, timing
 from grlo_lite.planning.answer_lengths import Lengths
 from grlo_lite.planning.evaluation import Load, Setting
-from grlo_lite.planning.model_shapes import Shape
 from grlo_lite.recipe import loading as recipes
 from grlo_lite.rundir import files
 from grlo_lite.rundir.layout import RunDir
+from tests.unit.planning.round_numbers import CPU, LINEAR, SHAPE
 
-SHAPE = Shape(hidden=64, mlp=128, layers=2, heads=2, kv_heads=1, head_dim=32, vocabulary=1000, tied=True)
-LINEAR = 73_728
-RATES = {
-    "flops": 1e9, "few_rows_flops": 1e8, "bytes_a_second": 1e6, "activation_bytes_a_second": 1e7,
-    "dequantized_a_second": 1e6, "drawn_a_second": 1e6, "layer_seconds": 0.01, "dense_layer_seconds": 0.004,
-    "token_seconds": 0.002, "fused_1": 4e6, "fused_16": 4e6, "fused_32": 2e6,
-}  # fmt: skip
-CPU = replace(cards.known_card("t4"), cuda=False, **RATES)
 SETTING = Setting(recipes.load("microcosm", []), SHAPE, CPU)
 COPYING = 6 * (4 * LINEAR / 1e7 + 4 * LINEAR / 1e6 + LINEAR / 1e6)
 
