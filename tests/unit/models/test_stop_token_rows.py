@@ -145,7 +145,8 @@ def test_trls_copy_of_the_adapter_goes_and_the_rows_stay(words, tmp_path):
     assert torch.equal(logits(made), logits(load(lora=recipe.lora)))
 
 
-def test_what_cannot_be_had_is_refused(tmp_path):
+def test_what_cannot_be_had_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "backend_of", lambda *_: "unsloth")  # where Unsloth is not installed as well
     unsloth = recipes.load("microcosm", ["lora.train_stop_tokens=true", "backend=unsloth"])
     with pytest.raises(BadInput, match=r"lora.train_stop_tokens=true with backend=unsloth: .*backend=transformers"):
         backends.place(unsloth)
