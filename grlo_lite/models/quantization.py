@@ -62,11 +62,16 @@ def keep_cpu_weights_unpacked(model: Any) -> None:
 
 
 def keep_one_output_matrix(model: Any) -> None:
-    """Hands a large output layer on a CPU what it reads in one piece.
+    """Hands a large output layer in bf16 on a CPU what it reads in one piece.
 
     The states of the last tokens, which is what a loss asks for, are a slice, by which PyTorch copies a frozen layer's
-    weight in bf16 for every row of a batch before it multiplies: of SmolLM2's update, 8 rows at once, 8 % of the time.
+    weight for every row of a batch before it multiplies: of SmolLM2's update, 8 rows at once, 8 % of the time. In fp32
+    it copies nothing, and rounds as a plain Transformers model does, which likelihoods are held to.
     """
+    import torch
+
     output = model.get_output_embeddings()
-    if output is not None and output.weight.device.type == "cpu" and output.weight.numel() >= LARGE:
+    if output is None or output.weight.device.type != "cpu" or output.weight.dtype != torch.bfloat16:
+        return
+    if output.weight.numel() >= LARGE:
         output.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
