@@ -15,10 +15,18 @@ class Linears:
 
     With `fold` the matrices are one dense copy, adapter included; without, each layer dequantizes its own at every
     product, and the adapter's two matrices follow. With `beside`, the name of an adapter, only that one is added, to
-    the rows and by the factors that a product is given: base and tuned in one batch.
+    the rows and by the factors that a product is given: base and tuned in one batch. The copy is laid out for products
+    of `few_rows`, a token each, or lies as Transformers has it, by which whole texts are rounded alike.
     """
 
-    def __init__(self, layers: Sequence[Any], dtype: torch.dtype, fold: bool, beside: str | None = None):
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        dtype: torch.dtype,
+        fold: bool,
+        beside: str | None = None,
+        few_rows: bool = True,
+    ):
         self.layers: list[Any] = []
         self.weight = self.bias = self.low = None
         adapters = [_names(layer, beside) for layer in layers]
@@ -27,7 +35,7 @@ class Linears:
                 dense_weight(layer, names if beside is None else []).to(dtype)
                 for layer, names in zip(layers, adapters, strict=True)
             ]
-            self.weight = _laid_out(matrices, layers)
+            self.weight = _laid_out(matrices, layers, few_rows)
             biases = [bias_of(layer) for layer in layers]
             if any(bias is not None for bias in biases):
                 zeros = [torch.zeros(len(m), dtype=dtype, device=m.device) for m in matrices]
@@ -81,15 +89,15 @@ def dense_weight(layer: Any, adapters: Sequence[str]) -> torch.Tensor:
         return dense.to(float_of(base))
 
 
-def _laid_out(matrices: list[torch.Tensor], layers: Sequence[Any]) -> torch.Tensor:
-    """One matrix, (Σ out, in): in oneDNN's layout where `laid_anew` says so, else a layer's own tensor where it is used
-    as it is, else a copy; on a CPU with the columns side by side in memory, by which MKL multiplies few rows faster.
+def _laid_out(matrices: list[torch.Tensor], layers: Sequence[Any], few_rows: bool) -> torch.Tensor:
+    """One matrix, (Σ out, in): a layer's own tensor where it is used as it is, else a copy. For few rows on a CPU it is
+    in oneDNN's layout where `laid_anew` says so, else a copy has its columns side by side, by which MKL is faster.
     """
     own = len(layers) == 1 and matrices[0].data_ptr() == _base(layers[0]).weight.data_ptr()
     joined = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
-    if laid_anew(joined):
+    if few_rows and laid_anew(joined):
         return in_onednns_layout(joined)
-    if own or joined.device.type != "cpu":
+    if own or not few_rows or joined.device.type != "cpu":
         return joined
     return joined.t().contiguous().t()
 

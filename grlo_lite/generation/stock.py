@@ -30,11 +30,11 @@ class Multiplied(nn.Module):
 class Stock:
     """A model to decode with, called as `Llama` is.
 
-    It is made on the meta device, by Transformers' own class for the policy's configuration; embeddings, norms and
-    head are the policy's own tensors, and its linear layers are products of the policy's.
+    It is made on the meta device, by Transformers' own class for the policy's configuration; embeddings and norms are
+    the policy's own tensors, and its linear layers are products of the policy's, laid out for `few_rows` or for texts.
     """
 
-    def __init__(self, model: Any, fold: bool, beside: str | None = None):
+    def __init__(self, model: Any, fold: bool, beside: str | None = None, few_rows: bool = True):
         from transformers import AutoModelForCausalLM
         from transformers.cache_utils import Cache
 
@@ -52,7 +52,7 @@ class Stock:
             of_policy = model.get_submodule(name)
             if isinstance(module, nn.Linear):
                 parent, _, last = name.rpartition(".")
-                linears = Linears([of_policy], dtype, fold, beside)
+                linears = Linears([of_policy], dtype, fold, beside, few_rows)
                 setattr(self.model.get_submodule(parent), last, Multiplied(linears, self.shares))
             else:
                 module._parameters.update({key: of_policy.get_parameter(key) for key in module._parameters})

@@ -121,7 +121,7 @@ def copy_bytes(model: Any) -> int:
     layers = linear_layers(model)
     width = float_of(layers[0]).itemsize
     head = llama.bare(model.get_output_embeddings()).weight
-    return dense_bytes(layers, width) + width * head.numel() * (llama.is_one(model.config) and laid_anew(head))
+    return dense_bytes(layers, width) + width * head.numel() * laid_anew(head)
 
 
 def copy_finds_room(model: Any) -> bool:

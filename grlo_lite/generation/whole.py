@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from grlo_lite.generation.stock import Multiplied, Stock
+from grlo_lite.generation.stock import Stock
 from grlo_lite.generation.twin import base_of, copy_finds_room, token_layers
 
 LOGIT_BYTES = 2**30  # that the logits of one forward pass may take
@@ -23,12 +23,7 @@ def whole(model: Any) -> Iterator[Logits]:
     base, made = base_of(model), model
     if copy_finds_room(base) and not token_layers(base):
         with torch.no_grad():
-            made = Stock(base, fold=True).model
-        for module in made.modules():
-            if (
-                isinstance(module, Multiplied) and module.linears.weight is not None
-            ):  # rows side by side, as Transformers has them: the same rounding
-                module.linears.weight = module.linears.weight.contiguous()
+            made = Stock(base, fold=True, few_rows=False).model
     held = [made]
     del made
 

@@ -20,6 +20,7 @@ from grlo_lite.generation.llama import Llama, grouped_attention
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.stock import Stock
 from grlo_lite.generation.twin import copy_bytes, twin
+from grlo_lite.generation.whole import whole
 from tests.unit.generation.models import KINDS, adapted, bare, generated
 
 ENDS = list(range(60))  # of 300 tokens, so that rows end at several lengths
@@ -214,6 +215,18 @@ def test_the_dense_copy_takes_what_is_said_of_it():
         layers = made.forward.layers
         parts = [p.weight for layer in layers for p in (layer.qkv, layer.output, layer.gate_and_up, layer.down)]
     assert sum(weight.numel() * 4 for weight in parts) == copy_bytes(model)
+
+
+def test_whole_texts_are_read_as_the_merged_model_reads_them_to_the_bit(monkeypatch):
+    """However large the matrices are: lm-eval's likelihoods are held to this."""
+    monkeypatch.setattr(linears, "PACKED_FROM", 0)
+    wide = bare("qwen3", vocab_size=300, hidden_size=512, intermediate_size=1536)  # narrow ones round alike either way
+    model = adapted(wide, target_modules="all-linear")
+    ids_BT = torch.randint(60, 300, (2, 30))
+    with whole(model) as logits:
+        read = logits(ids_BT)
+    with torch.no_grad():
+        assert torch.equal(read, model.merge_and_unload()(input_ids=ids_BT).logits)
 
 
 @pytest.mark.skipif(not linears.packs(torch.ones(2, 2)), reason="oneDNN's layout is for x86 alone")
