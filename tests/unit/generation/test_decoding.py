@@ -1,5 +1,6 @@
 """The decoding loop: what is drawn, in what order rows come and go, and that both change nothing of what is said."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ from scipy.stats import chisquare
 
 from grlo_lite.generation import kv_cache
 from grlo_lite.generation.answers import stopping_at
-from grlo_lite.generation.decoding import Answers, Prompts, decode
+from grlo_lite.generation.decoding import Answers, Prompts, decode, of_like_length
 from grlo_lite.generation.request import Sampling
 from grlo_lite.generation.sampling import drawn, nucleus
 from grlo_lite.generation.twin import twin
@@ -112,6 +113,37 @@ def test_long_runs_of_refills_drop_old_columns_and_stay_exact(monkeypatch):
         plain = generated(model, ids_BP, mask_BP, 30, eos_token_id=ends, pad_token_id=1)
         answers = said(model, Prompts(ids_BP, mask_BP, ends, 1), Sampling(30, 0.0), 5)
         assert torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("rows_at_once", [24, 5])
+def test_prompts_read_in_groups_of_like_length_are_answered_as_those_read_together(monkeypatch, kind, rows_at_once):
+    monkeypatch.setattr("grlo_lite.generation.decoding.GROUP_TOKENS", 1)
+    model = adapted(bare(kind, vocab_size=40))
+    torch.manual_seed(3)
+    ids_BP = torch.randint(8, 40, (24, 30))
+    mask_BP = torch.arange(30) >= torch.randint(2, 28, (24, 1))
+    ends = list(range(8))
+    plain = generated(model, ids_BP, mask_BP, 12, eos_token_id=ends, pad_token_id=1)
+    answers = said(model, Prompts(ids_BP, mask_BP, ends, 1), Sampling(12, 0.0), rows_at_once)
+    assert torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain)
+
+
+def test_prompts_are_grouped_with_the_least_padding_and_passes(monkeypatch):
+    """Against every way to cut the lengths, longest first, into groups."""
+    monkeypatch.setattr("grlo_lite.generation.decoding.GROUP_TOKENS", 10)
+    lengths = [40, 3, 9, 38, 41, 8, 20, 3]
+
+    def cost(groups):
+        return sum(10 + len(group) * max(group) for group in groups)
+
+    longest_first, ways = sorted(lengths, reverse=True), []
+    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
+        bounds = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(lengths)]
+        ways.append([longest_first[a:b] for a, b in itertools.pairwise(bounds)])
+    groups = of_like_length(lengths)
+    assert sorted(i for group in groups for i in group) == list(range(8))
+    assert cost([[lengths[i] for i in group] for group in groups]) == min(map(cost, ways))
 
 
 def test_rows_that_all_end_at_once_leave_the_prompts_as_they_were():
