@@ -44,7 +44,7 @@ SETTINGS = (
     "budget.checkpoint_every=2",
     "evaluation.heldout_prompts=96",
 )
-BAR = 0.65  # of test pairs in order, that the trained judge has to reach
+BAR = 0.65  # of pairs in order of prompts that a judge was not made on
 
 # The shown pairs: these, every one, as seed 0's run answers them. Written for this; of no data set.
 SHOWN = (
@@ -108,17 +108,23 @@ def made_models(work: Path, data: Path) -> dict[str, Any]:
     if not (work / "policy").is_dir():
         real_models.make_policy(work / "policy")
     known = work / "judges.json"
-    judges = json.loads(known.read_text()) if known.is_file() else {}
+    if known.is_file():
+        return json.loads(known.read_text())
+    of, judges = real_models.preferences(work / "policy", data, work / "preferences.npz"), {}
     for name, splits in SPLITS.items():
         rows, others = (real_models.pairs(data, split) for split in splits)
         if not (work / name).is_dir():
-            real_models.make_judge(work / "policy", rows, work / name)
-        if name not in judges:
-            judges[name] = {"pairs": len(rows), "prompts": len({row["prompt"] for row in rows})}
-            judges[name]["in_order"] = real_models.judge_accuracies(work / "policy", work / name, others)
-            known.write_text(json.dumps(judges, indent=1))
-            print(f"{name}: {judges[name]}", flush=True)
+            real_models.make_judge(work / "policy", of, rows, work / name)
+        judges[name] = asked_about(others) | {"in_order": real_models.judge_accuracies(of, work / name, others)}
+        print(f"{name}: {judges[name]}", flush=True)
+    folds = f"{real_models.FOLDS} folds, each asked a head made on the others"
+    judges[folds] = asked_about(of.rows) | {"in_order": real_models.cross_validated(of)}
+    known.write_text(json.dumps(judges, indent=1))
     return judges
+
+
+def asked_about(rows: list[dict[str, str]]) -> dict[str, int]:
+    return {"pairs": len(rows), "prompts": len({row["prompt"] for row in rows})}
 
 
 # --- 2. The runs -----------------------------------------------------------------------------------------------------
@@ -357,12 +363,12 @@ def speed_command(arguments: argparse.Namespace) -> list[str]:
 
 def table(result: dict[str, Any]) -> str:
     """Markdown: a row a run, what each judge says of the same answers, and what the guards said."""
-    lines = [
-        f"{name}: {j['pairs']} pairs of {j['prompts']} prompts; in order of the other judge's pairs "
-        f"{j['in_order']['given']:.3f}, of pairs of two other answers to its prompts {j['in_order']['others']:.3f}, of "
-        f"real answers to them before the policy's own {j['in_order']['own']:.3f}"
-        for name, j in result["judges"].items()
-    ]
+    lines = ["| judge | asked about | preference pairs in order | two other answers | real before the policy's own |"]
+    lines.append("| --- " * 5 + "|")
+    for name, known in result["judges"].items():
+        of = known["in_order"]
+        asked = f"{known['pairs']} pairs of {known['prompts']} prompts"
+        lines.append(f"| {name} | {asked} | {of['given']:.3f} | {of['others']:.3f} | {of['own']:.3f} |")
     lines += [
         "",
         "| run | the trained judge, base → tuned | difference [95 %] | the held-out judge's difference [95 %] ",
