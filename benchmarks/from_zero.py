@@ -1,5 +1,6 @@
 """Learning from a base that hardly ever ends an answer, with unfinished answers in order and with all of them alike:
-`python benchmarks/from_zero.py [--at-once 2] [section.key=value …]`. Prints a table.
+`python benchmarks/from_zero.py [--at-once 2] [--work DIR] [section.key=value …]`. Prints a table. With --work the runs
+are kept there, and a finished one is not run again.
 """
 
 import argparse
@@ -13,7 +14,6 @@ from typing import Any
 
 RECIPE = "microcosm-from-zero"
 SEEDS = range(5)
-MODES = ("ordered", "penalty")
 ASKED = 2000  # answers of the base
 LAST = 5  # steps over which the tuned policy's share is taken
 
@@ -21,14 +21,17 @@ LAST = 5  # steps over which the tuned policy's share is taken
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--at-once", type=int, default=2, help="runs side by side, one thread each")
+    parser.add_argument("--penalty-seeds", type=int, nargs="*", default=list(SEEDS), help="of the runs with `penalty`")
+    parser.add_argument("--work", type=Path, help="a folder that keeps the runs")
     parser.add_argument("--out", type=Path, help="a JSON file for what was measured")
     parser.add_argument("override", nargs="*", help="section.key=value, for every run")
     arguments = parser.parse_intermixed_args()
     base = base_ends(ASKED, arguments.override)
     print(f"the base ends {base:.4f} of {ASKED} answers within the limit", flush=True)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.at_once) as pool:
-        wanted = [(mode, seed) for seed in SEEDS for mode in MODES]
-        rows = list(pool.map(lambda run: measured(Path(folder), run[0], run[1], arguments.override), wanted))
+    wanted = [("ordered", seed) for seed in SEEDS] + [("penalty", seed) for seed in arguments.penalty_seeds]
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(arguments.at_once) as pool:
+        folder = arguments.work or Path(scratch)
+        rows = list(pool.map(lambda run: measured(folder, run[0], run[1], arguments.override), wanted))
     if arguments.out:
         arguments.out.write_text(json.dumps({"base_ends": base, "runs": rows}, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
@@ -55,7 +58,8 @@ def measured(folder: Path, mode: str, seed: int, overrides: list[str]) -> dict[s
     """One run's share of ended answers over its last steps and its average accuracy, base and tuned."""
     run = folder / f"{mode}-{seed}"
     words = [RECIPE, f"seed={seed}", f"reward.truncated.mode={mode}", *overrides, "--run-dir", str(run)]
-    subprocess.run([sys.executable, "-m", "grlo_lite.train", *words], check=True, capture_output=True)
+    if not (run / "summary.json").is_file():
+        subprocess.run([sys.executable, "-m", "grlo_lite.train", *words], check=True, capture_output=True)
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     average = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["average"]
     ends = 1 - sum(line["truncated_fraction"] for line in metrics[-LAST:]) / LAST

@@ -1,4 +1,4 @@
-"""From a base that hardly ever ends an answer: the order among unfinished answers teaches it to."""
+"""From a base that hardly ever ends an answer: the order among unfinished answers teaches it to, a penalty does not."""
 
 import json
 
@@ -7,11 +7,27 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_a_base_that_hardly_ever_ends_learns_to(train, tmp_path):
-    train("microcosm-from-zero", "--run-dir", tmp_path / "r")
-    metrics = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
-    assert len(metrics) == 80
-    assert sum(line["truncated_fraction"] for line in metrics[:5]) / 5 >= 0.98
-    assert sum(1 - line["truncated_fraction"] for line in metrics[-5:]) / 5 >= 0.6
-    average = json.loads((tmp_path / "r" / "evaluation.json").read_text())["average"]
-    assert average["difference"] >= 0.2
+@pytest.fixture
+def learnt(train, tmp_path):
+    def learnt(*words):
+        """A run's truncated fractions, a step each, and the average accuracy it gained."""
+        train("microcosm-from-zero", "--run-dir", tmp_path / "r", *words)
+        metrics = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+        assert len(metrics) == 80
+        average = json.loads((tmp_path / "r" / "evaluation.json").read_text())["average"]
+        return [line["truncated_fraction"] for line in metrics], average["difference"]
+
+    return learnt
+
+
+def test_a_base_that_hardly_ever_ends_learns_to(learnt):
+    truncated, gain = learnt()
+    assert sum(truncated[:5]) / 5 >= 0.98
+    assert sum(truncated[-5:]) / 5 <= 0.4
+    assert gain >= 0.2
+
+
+def test_a_penalty_that_is_the_same_for_all_teaches_it_nothing(learnt):
+    truncated, gain = learnt("reward.truncated.mode=penalty")
+    assert sum(truncated[-5:]) / 5 >= 0.98
+    assert abs(gain) <= 0.03
