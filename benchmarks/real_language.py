@@ -30,7 +30,7 @@ import real_speed
 RECIPE = "smollm2-135m-cpu"
 SPLITS = {"judge-trained": ("train", "test"), "judge-heldout": ("test", "train")}  # made on, and asked about
 SEEDS = (0, 1, 2)
-# The recipe made short enough for ten minutes a run on a busy machine
+# The recipe made short enough for a quarter of an hour a run on a busy machine
 SETTINGS = (
     "prompts.max_tokens=128",
     "rollout.batch=32",
@@ -39,8 +39,8 @@ SETTINGS = (
     "reward.truncated.value=0",
     "algorithm.updates_per_rollout=1",
     "optimizer.micro_batch=8",
-    "optimizer.learning_rate=5e-4",
-    "budget.steps=6",
+    "optimizer.learning_rate=2e-4",
+    "budget.steps=14",
     "budget.checkpoint_every=2",
     "evaluation.heldout_prompts=96",
 )
