@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from grlo_lite.generation import kv_cache
+from grlo_lite.generation import kv_cache, llama
 from grlo_lite.generation.answers import stopping_at
 from grlo_lite.generation.decoding import Answers, Prompts, decode, of_like_length
 from grlo_lite.generation.request import Sampling
@@ -113,6 +113,40 @@ def test_long_runs_of_refills_drop_old_columns_and_stay_exact(monkeypatch):
         plain = generated(model, ids_BP, mask_BP, 30, eos_token_id=ends, pad_token_id=1)
         answers = said(model, Prompts(ids_BP, mask_BP, ends, 1), Sampling(30, 0.0), 5)
         assert torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain)
+
+
+@pytest.mark.parametrize("run_bytes", [0, 3000])
+@pytest.mark.parametrize("rows_at_once", [24, 5])
+def test_rows_that_attend_in_runs_say_what_they_say_together(monkeypatch, run_bytes, rows_at_once):
+    monkeypatch.setattr(llama, "RUN_BYTES", run_bytes)
+    made, runs = [], llama._runs
+    monkeypatch.setattr(llama, "_runs", lambda *given: made.append(runs(*given)) or made[-1])
+    model = adapted(bare("qwen3", vocab_size=40))
+    torch.manual_seed(3)
+    ids_BP = torch.randint(8, 40, (24, 30))
+    mask_BP = torch.arange(30) >= torch.randint(2, 28, (24, 1))
+    ends = list(range(8))
+    plain = generated(model, ids_BP, mask_BP, 12, eos_token_id=ends, pad_token_id=1)
+    answers = said(model, Prompts(ids_BP, mask_BP, ends, 1), Sampling(12, 0.0), rows_at_once)
+    assert torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain)
+    assert max(map(len, made)) > 2
+
+
+def test_runs_read_every_column_of_a_row_and_little_padding(monkeypatch):
+    monkeypatch.setattr(llama, "RUN_BYTES", 100)
+    torch.manual_seed(0)
+    for lengths in ([1] * 8, [1, 2, 3, 50, 51, 60], [60, 1, 60, 1], torch.randint(1, 60, (50,)).tolist()):
+        begin = [60 - length for length in lengths]
+        mask_BW = torch.arange(60) >= torch.tensor(begin)[:, None]
+        runs = llama._runs(mask_BW, 4)
+        assert [row for run in runs for row in range(run.rows.start, run.rows.stop)] == list(range(len(lengths)))
+        for rows, first, hidden in runs:
+            assert first == min(begin[rows])
+            assert torch.equal(hidden[:, 0, 0], ~mask_BW[rows, first:])
+            assert hidden.sum() <= 100 / 4
+        for before, after in itertools.pairwise(runs):  # none ends too early
+            joined = begin[before.rows.start : after.rows.start + 1]
+            assert sum(joined) - min(joined) * len(joined) > 100 / 4
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
