@@ -5,9 +5,10 @@ and values are one matrix product, and so are the MLP's gate and its input. Noth
 PEFT's classes, as Unsloth does, reaches it.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attention, silu
@@ -17,6 +18,7 @@ from grlo_lite.generation.linears import Linears, float_of
 
 TYPES = ("llama", "qwen2", "qwen3")
 FIXED_ROTATIONS = ("default", "linear", "llama3", "yarn")  # those that do not change with a text's length
+RUN_BYTES = 1 << 18  # of keys and values that attention in one more run of rows must spare: what its calls cost
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,16 @@ class Layer:
     mlp_norm: torch.Tensor
     gate_and_up: Linears
     down: Linears
+
+
+class Run(NamedTuple):
+    """Rows side by side that attend together: the first column that they read, and which from there on are hidden to
+    each row, shape (R, 1, 1, columns).
+    """
+
+    rows: slice
+    first: int
+    hidden: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,8 @@ class Llama:
         cos, sin = angles_BTD.cos() * self.rotation_scale, angles_BTD.sin() * self.rotation_scale
         cos = torch.cat([cos, cos], -1).to(x_BTH.dtype)[:, :, None]
         sin = torch.cat([-sin, sin], -1).to(x_BTH.dtype)[:, :, None]
-        seen = _visible(mask_BW, ids_BT.shape[1])
+        column_bytes = 2 * self.kv_heads * self.head_dim * x_BTH.itemsize
+        seen = _runs(mask_BW, column_bytes) if ids_BT.shape[1] == 1 else _visible(mask_BW)
         for layer, keys_and_values in zip(self.layers, cache, strict=True):
             qkv = layer.qkv(_normed(x_BTH, layer.attention_norm, self.eps), share)
             x_BTH = x_BTH + layer.output(self._attended(layer, qkv, (cos, sin), seen, keys_and_values), share)
@@ -80,10 +93,10 @@ class Llama:
         layer: Layer,
         qkv_BTN: torch.Tensor,
         rotation: tuple[torch.Tensor, torch.Tensor],
-        seen: torch.Tensor,
+        seen: torch.Tensor | list[Run],
         cache: RoomyLayer,
     ) -> torch.Tensor:
-        """What attention reads, shape (B, T, heads · head size)."""
+        """What attention reads, shape (B, T, heads · head size): of prompts, or in runs of a new token a row."""
         rows, tokens = qkv_BTN.shape[:2]
         split = qkv_BTN.view(rows, tokens, -1, self.head_dim)
         turning, value = split.split([self.heads + self.kv_heads, self.kv_heads], 2)
@@ -95,8 +108,15 @@ class Llama:
         turned = torch.addcmul(turning * cos, turning.roll(self.head_dim // 2, -1), sin)
         query, key = turned.split([self.heads, self.kv_heads], 2)
         keys, values = cache.update(key.transpose(1, 2), value.transpose(1, 2))
-        if tokens == 1:
-            read = grouped_attention(query[:, 0], keys, values, seen, self.head_dim**-0.5)
+        if isinstance(seen, list):
+            scale = self.head_dim**-0.5
+            parts = [
+                grouped_attention(
+                    query[r.rows, 0], keys[r.rows, :, r.first :], values[r.rows, :, r.first :], r.hidden, scale
+                )
+                for r in seen
+            ]
+            read = torch.cat(parts)
         else:
             read = scaled_dot_product_attention(
                 query.transpose(1, 2), keys, values, attn_mask=seen, enable_gqa=True
@@ -126,15 +146,34 @@ def _products(query_BKGD: torch.Tensor, key_BKTD: torch.Tensor) -> torch.Tensor:
     return products_NGT.unflatten(0, key_BKTD.shape[:2])
 
 
-def _visible(mask_BW: torch.Tensor, tokens: int) -> torch.Tensor:
-    """For a token a row, which columns are hidden; for prompts, which are visible to which: those up to itself that
-    are no padding, and always itself, for a row of padding that reads nothing would become NaN.
+def _visible(mask_BW: torch.Tensor) -> torch.Tensor:
+    """For whole prompts, which columns are visible to which: those up to itself that are no padding, and always itself,
+    for a row of padding that reads nothing would become NaN.
     """
-    if tokens == 1:
-        return ~mask_BW[:, None, None]
+    tokens = mask_BW.shape[1]
     before_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=mask_BW.device).tril()
     itself_TT = torch.eye(tokens, dtype=torch.bool, device=mask_BW.device)
     return before_TT & mask_BW[:, None, None] | itself_TT
+
+
+def _runs(mask_BW: torch.Tensor, column_bytes: int) -> list[Run]:
+    """The rows in runs, for on a CPU attention spends as long on the padding of short rows as on tokens. A run ends
+    where the padding that it reads would exceed `RUN_BYTES`. On a GPU it is one: asking where rows begin is a wait.
+    """
+    asks = mask_BW.device.type == "cpu" and mask_BW.numel() * column_bytes > RUN_BYTES
+    firsts = mask_BW.int().argmax(1).tolist() if asks else [0] * len(mask_BW)
+    starts, first, padding = [0], firsts[0], 0
+    for row in range(1, len(firsts)):
+        before, first = first, min(first, firsts[row])
+        padding += (row - starts[-1]) * (before - first) + firsts[row] - first
+        if padding * column_bytes > RUN_BYTES:
+            starts.append(row)
+            first, padding = firsts[row], 0
+    runs = []
+    for start, end in itertools.pairwise([*starts, len(firsts)]):
+        first = min(firsts[start:end])
+        runs.append(Run(slice(start, end), first, ~mask_BW[start:end, None, None, first:]))
+    return runs
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
