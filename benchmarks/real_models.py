@@ -102,13 +102,24 @@ class Preferences(NamedTuple):
     states_NH: Any
     place: dict[tuple[str, str], int]
 
-    def head(self, rows: list[dict[str, str]]) -> Any:
+    def head(self, rows: list[dict[str, str]], strength: float = STRENGTH, own_weight: float = OWN_WEIGHT) -> Any:
         """The head (H,) fitted to these rows, and to the policy's own answers to their prompts."""
         prompts = {row["prompt"] for row in rows}
         own = [
-            Pair(r["prompt"], r["chosen"], r["rejected"], 1.0, OWN_WEIGHT) for r in self.own if r["prompt"] in prompts
+            Pair(r["prompt"], r["chosen"], r["rejected"], 1.0, own_weight) for r in self.own if r["prompt"] in prompts
         ]
-        return fitted_head(self.states_NH, self.place, labelled_pairs(rows) + own)
+        return fitted_head(self.states_NH, self.place, labelled_pairs(rows) + own, strength)
+
+    def in_order(self, head_H: Any, rows: list[dict[str, str]]) -> list[bool]:
+        """Of each row, whether the head puts its better answer above the other."""
+        scores_N = self.states_NH @ head_H
+        return [
+            bool(
+                scores_N[self.place[row["prompt"], row["chosen"]]]
+                > scores_N[self.place[row["prompt"], row["rejected"]]]
+            )
+            for row in rows
+        ]
 
 
 def preferences(policy: Path, data: Path, kept: Path) -> Preferences:
@@ -120,7 +131,7 @@ def preferences(policy: Path, data: Path, kept: Path) -> Preferences:
     rows = pairs(data, "train") + pairs(data, "test")
     if not kept.is_file():
         own = own_pairs(policy, rows)
-        np.savez(kept, own=json.dumps(own), states_NH=mean_states(policy, answers_of(rows + own)))
+        np.savez(kept, own=json.dumps(own), states_NH=mean_states(policy, answers_of(rows + own))[0])
     with np.load(kept) as found:
         own, states_NH = json.loads(str(found["own"])), found["states_NH"]
     return Preferences(rows, own, states_NH, {answer: i for i, answer in enumerate(answers_of(rows + own))})
@@ -185,20 +196,21 @@ def cross_validated(of: Preferences) -> dict[str, float]:
     """The shares of pairs in order of prompts that a head has not seen, the prompts split into folds at random: of all
     rows, of pairs of others, and of real answers against the policy's own.
     """
-    prompts = sorted({row["prompt"] for row in of.rows})
-    random.Random(0).shuffle(prompts)
     right: dict[str, list[bool]] = {"given": [], "others": [], "own": []}
-    for fold in range(FOLDS):
-        left_out = set(prompts[fold::FOLDS])
+    for left_out in folds({row["prompt"] for row in of.rows}):
         asked = [row for row in of.rows if row["prompt"] in left_out]
-        scores_N = of.states_NH @ of.head([row for row in of.rows if row["prompt"] not in left_out])
+        head_H = of.head([row for row in of.rows if row["prompt"] not in left_out])
         own = [row for row in of.own if row["prompt"] in left_out]
         for kind, rows in {"given": asked, "others": pairs_of_others(asked), "own": own}.items():
-            right[kind] += [
-                scores_N[of.place[row["prompt"], row["chosen"]]] > scores_N[of.place[row["prompt"], row["rejected"]]]
-                for row in rows
-            ]
+            right[kind] += of.in_order(head_H, rows)
     return {kind: sum(found) / len(found) for kind, found in right.items()}
+
+
+def folds(prompts: set[str], count: int = FOLDS) -> list[set[str]]:
+    """The prompts split at random, alike each time."""
+    order = sorted(prompts)
+    random.Random(0).shuffle(order)
+    return [set(order[fold::count]) for fold in range(count)]
 
 
 def own_pairs(policy: Path, rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -272,8 +284,8 @@ def labelled_pairs(rows: list[dict[str, str]]) -> list[Pair]:
     return found
 
 
-def mean_states(policy: Path, answers: list[tuple[str, str]]) -> Any:
-    """What a head reads, shape (N, H): of each conversation the mean of all tokens' normed states."""
+def mean_states(policy: Path, answers: list[tuple[str, str]], layers: tuple[int, ...] = (JUDGE_LAYERS,)) -> Any:
+    """What a head reads, shape (L, N, H): of each layer and conversation the mean of all tokens' normed states."""
     import numpy as np
     import torch
     from tqdm import tqdm
@@ -283,22 +295,26 @@ def mean_states(policy: Path, answers: list[tuple[str, str]]) -> Any:
 
     tokenizer = judges_tokenizer(policy)
     lower: Any = AutoModel.from_pretrained(
-        policy, num_hidden_layers=JUDGE_LAYERS, dtype=float_dtype("cpu", "auto")
+        policy, num_hidden_layers=max(layers) + 1, dtype=float_dtype("cpu", "auto")
     ).eval()
     ids = [tokenizer.apply_chat_template(conversation(*answer), return_dict=True)["input_ids"] for answer in answers]
-    states_NH = np.zeros((len(answers), lower.config.hidden_size), np.float32)
+    states_LNH = np.zeros((len(layers), len(answers), lower.config.hidden_size), np.float32)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for start in tqdm(range(0, len(order), 8), desc="states of answers", unit="batch"):
         batch = order[start : start + 8]
         told = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt")
         with torch.inference_mode():
-            states_BTH = lower(**told, use_cache=False).last_hidden_state.float()
-        for row, i in enumerate(batch):
-            states_NH[i] = states_BTH[row, : len(ids[i])].mean(0).numpy()
-    return states_NH
+            between = lower(**told, use_cache=False, output_hidden_states=True).hidden_states
+            for place, layer in enumerate(layers):
+                states_BTH = lower.norm(between[layer]).float()
+                for row, i in enumerate(batch):
+                    states_LNH[place, i] = states_BTH[row, : len(ids[i])].mean(0).numpy()
+    return states_LNH
 
 
-def fitted_head(features_NH: Any, place: dict[tuple[str, str], int], pairs: list[Pair]) -> Any:
+def fitted_head(
+    features_NH: Any, place: dict[tuple[str, str], int], pairs: list[Pair], strength: float = STRENGTH
+) -> Any:
     """The weights (H,) by which better answers score above worse ones: logistic regression without an intercept, on
     differences that are scaled to unit spread, each pair once for either outcome and weighted by its likelihood.
     """
@@ -311,7 +327,7 @@ def fitted_head(features_NH: Any, place: dict[tuple[str, str], int], pairs: list
     likely_P, weight_P = np.array([pair.likely for pair in pairs]), np.array([pair.weight for pair in pairs])
     spread_H = differences_PH.std(0) + 1e-6
     scaled_PH = differences_PH / spread_H
-    fit = LogisticRegression(C=STRENGTH, fit_intercept=False, max_iter=50, solver="newton-cholesky")
+    fit = LogisticRegression(C=strength, fit_intercept=False, max_iter=50, solver="newton-cholesky")
     outcomes = np.r_[np.ones(len(pairs)), np.zeros(len(pairs))]
     fit.fit(np.r_[scaled_PH, scaled_PH], outcomes, sample_weight=np.r_[likely_P * weight_P, (1 - likely_P) * weight_P])
     return (fit.coef_[0] / spread_H).astype(np.float32)
