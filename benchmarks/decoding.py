@@ -148,17 +148,20 @@ def evaluation(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
     asked = sorted(asked, key=len)  # as evaluate asks them; all fit into one of its batches
     said: dict[str, int] = {}
 
-    def kit() -> None:
-        said["now"] = sum(a.tokens for a in answers(model, tokenizer, asked, Sampling(arguments.tokens, 0.0)))
+    def kit(tokens: int = arguments.tokens) -> None:
+        said["now"] = sum(a.tokens for a in answers(model, tokenizer, asked, Sampling(tokens, 0.0)))
 
-    def transformers() -> None:
-        said["before"] = generated_tokens(model, asked, arguments.tokens)
+    def transformers(tokens: int = arguments.tokens) -> None:
+        said["before"] = generated_tokens(model, asked, tokens)
 
-    seconds = best({"before": transformers, "now": kit}, arguments.repeats)
+    kit(2)
+    transformers(2)
+    seconds = best({"before": transformers, "now": kit}, arguments.repeats, warm=True)
     speeds = {name: round(said[name] / taken, 1) for name, taken in seconds.items()}
     return {
         **({"model": arguments.model.name} if arguments.model else {}),
         "prompts": len(asked),
+        "longest_answer": arguments.tokens,
         "prompt_tokens": sum(map(len, asked)),
         "answer_tokens": said,
         **speeds,
@@ -291,11 +294,14 @@ def vllm(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
 
 
 def best(
-    ways: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.process_time
+    ways: dict[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[], float] = time.process_time,
+    warm: bool = False,
 ) -> dict[str, float]:
-    """The least seconds of each way, taken in turn; one turn more comes first and does not count."""
+    """The least seconds of each way, taken in turn; unless `warm`, one turn more comes first and does not count."""
     least = dict.fromkeys(ways, float("inf"))
-    for turn in range(repeats + 1):
+    for turn in range(warm, repeats + 1):
         for name, way in ways.items():
             began = clock()
             way()

@@ -38,6 +38,7 @@ SETTINGS = (
     "reward.truncated.mode=score",  # most answers are cut off: the text earns what it earns, finished or not
     "reward.truncated.value=0",
     "algorithm.updates_per_rollout=1",
+    "algorithm.kl=0.2",  # without it shuffled rewards disorder the text, which both judges score lower
     "optimizer.micro_batch=8",
     "optimizer.learning_rate=2e-4",
     "budget.steps=14",

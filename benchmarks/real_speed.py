@@ -244,7 +244,7 @@ def trl_steps(recipe: Any) -> dict[str, Any]:
                 max_completion_length=rollout.max_tokens,
                 loss_type="dr_grpo",
                 scale_rewards="none",
-                beta=0.0,
+                beta=recipe.algorithm.kl,
                 learning_rate=recipe.optimizer.learning_rate,
                 max_steps=(STEPS + 2) * updates,
                 use_cpu=True,
