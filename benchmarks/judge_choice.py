@@ -14,6 +14,7 @@ On one CPU core some ten minutes for the states of five layers, which are kept, 
 import argparse
 import itertools
 import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def main() -> None:
     of_layer = preferences_by_layer(arguments.work / "policy", arguments.data, arguments.work / "preferences.npz")
     found = {name: nested(of_layer, quality) for name, quality in QUALITIES.items()}
     print(json.dumps(found, indent=1))
-    (arguments.out / "judge-choice.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (arguments.out / f"judge-choice-{platform.machine()}-cpu.json").write_text(
+        json.dumps(found, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def preferences_by_layer(policy: Path, data: Path, kept: Path) -> dict[int, models.Preferences]:
