@@ -294,7 +294,7 @@ def mean_states(policy: Path, answers: list[tuple[str, str]], layers: tuple[int,
     from grlo_lite.machine.device import float_dtype
 
     tokenizer = judges_tokenizer(policy)
-    lower: Any = AutoModel.from_pretrained(
+    lower: Any = AutoModel.from_pretrained(  # one layer more, for Transformers norms the last one's states itself
         policy, num_hidden_layers=max(layers) + 1, dtype=float_dtype("cpu", "auto")
     ).eval()
     ids = [tokenizer.apply_chat_template(conversation(*answer), return_dict=True)["input_ids"] for answer in answers]

@@ -116,7 +116,7 @@ class Llama:
                 )
                 for r in seen
             ]
-            read = torch.cat(parts)
+            read = parts[0] if len(parts) == 1 else torch.cat(parts)
         else:
             read = scaled_dot_product_attention(
                 query.transpose(1, 2), keys, values, attn_mask=seen, enable_gqa=True

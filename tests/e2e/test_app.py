@@ -113,12 +113,27 @@ def screenshot(shown, name):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_ask_regenerate_and_clear(demo, chromium, size):
+def test_ask_stop_regenerate_and_clear(demo, chromium, size):
     with visit(chromium, demo[0], size) as shown:
         assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         ask(shown, "compare", "Compare the train and the candle.")
-        wait_until(shown, lambda: min(len(text_of(shown, f"compare-{arm}")) for arm in ARMS) > 0)
-        ended(shown, "compare")
+        lengths = {arm: set() for arm in ARMS}
+
+        def growing():
+            for arm in ARMS:
+                lengths[arm].add(len(text_of(shown, f"compare-{arm}")))
+            return shown.is_enabled("#compare-ask") and len(lengths["base"]) > 1
+
+        wait_until(shown, growing)
+        for _ in range(9):  # a fast machine says a short answer between two looks at it
+            if min(len(seen - {0}) for seen in lengths.values()) >= 2:
+                break
+            shown.click("#compare-clear")
+            wait_until(shown, lambda: shown.locator(".message-row").count() == 0)
+            lengths = {arm: set() for arm in ARMS}
+            ask(shown, "compare", "Compare the train and the candle.")
+            wait_until(shown, growing)
+        assert min(len(seen - {0}) for seen in lengths.values()) >= 2  # both grew, under the reader's eyes
         answers = {arm: text_of(shown, f"compare-{arm}") for arm in ARMS}
         assert answers["base"] != answers["tuned"]
         for arm in ARMS:
@@ -132,47 +147,18 @@ def test_ask_regenerate_and_clear(demo, chromium, size):
         assert shown.locator("#compare-base .message-row.user-row").count() == 1
 
         ask(shown, "compare", "Which is better for me, the spoon or the pencil?")
-        wait_until(shown, lambda: shown.locator("#compare-base .message-row.bot-row").count() == 2)
+        wait_until(shown, lambda: len(text_of(shown, "compare-base")) > 20)
+        shown.click("#compare-stop")
         ended(shown, "compare")
+        assert "stopped" in shown.inner_text("#compare-caption-base")
+        for arm in ARMS:
+            assert shown.locator(f"#compare-{arm} .message-row.user-row").count() == 2  # in step
+
         shown.click("#compare-clear")
         wait_until(shown, lambda: shown.locator(".message-row").count() == 0)
 
-
-class Talking:
-    """A comparison whose answers grow by a word ten times a second, until they are stopped."""
-
-    adapters, can_score, longest_answer = {"run": Adapter("run", "default", "a" * 64)}, False, 4096
-
-    def stream(self, turns, question, adapter, settings, stop=None, arms=ARMS):
-        for words in range(1, 300):
-            yield Progress(0, {arm: Reply(f"{arm} " * words, words, words / 10) for arm in ARMS})
-            if stop.wait(0.1):
-                break
-        yield Progress(0, {arm: Reply(f"{arm} " * words, words, words / 10, "stopped") for arm in ARMS})
-
-
-def test_answers_grow_stop_and_clear_under_the_readers_eyes(chromium, tmp_path):
-    with served(Talking(), tmp_path / "votes") as url, visit(chromium, url) as shown:
-        lengths = {arm: set() for arm in ARMS}
-
-        def grown():
-            for arm in ARMS:
-                lengths[arm].add(len(text_of(shown, f"compare-{arm}")))
-            return min(map(len, lengths.values())) >= 4
-
-        for asked in (1, 2):
-            ask(shown, "compare", "Which is better for me, the spoon or the pencil?")
-            wait_until(shown, grown)
-            shown.click("#compare-stop")
-            ended(shown, "compare")
-            for arm in ARMS:
-                assert "stopped" in shown.inner_text(f"#compare-caption-{arm}")
-                assert shown.locator(f"#compare-{arm} .message-row.user-row").count() == asked  # in step
-                lengths[arm].clear()
-
         ask(shown, "compare", "Which is better for me, the spoon or the pencil?")
-        wait_until(shown, lambda: shown.locator("#compare-base .message-row.bot-row").count() == 3)
-        wait_until(shown, grown)
+        wait_until(shown, lambda: len(text_of(shown, "compare-base")) > 20)
         shown.click("#compare-clear")  # in the middle of the answer
         ended(shown, "compare")
         shown.wait_for_timeout(500)
@@ -362,7 +348,9 @@ def test_it_ends_at_once_with_pages_that_wait(tmp_path):
         time.sleep(0.01)
     assert not any(job.done() for job in jobs)
     app.send_signal(signal.SIGINT)
-    assert app.wait(20) in (0, 130), log.read_text()
+    began = time.monotonic()
+    assert app.wait(30) in (0, 130), log.read_text()
+    assert time.monotonic() - began < 8
     assert len(log.read_text().splitlines()) == 2, log.read_text()
     ended = [job.outputs()[-1] for job in jobs if job.done() and job.status().success]
     assert {state["base"]["ended"] for state in ended} <= {"stopped"}  # none went on to its end

@@ -126,7 +126,7 @@ def test_the_first_line_says_which_recipe_and_the_last_ones_what_came_out(traine
 
 
 def test_speed_and_memory(trained):
-    assert trained.cpu_seconds <= 90
+    assert trained.seconds <= 90
     assert trained.peak_gib <= 2
 
 

@@ -115,13 +115,9 @@ def test_long_runs_of_refills_drop_old_columns_and_stay_exact(monkeypatch):
         assert torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain)
 
 
-@pytest.mark.parametrize("run_bytes", [0, 3000])
-@pytest.mark.parametrize("rows_at_once", [24, 5])
-def test_rows_that_attend_in_runs_say_what_they_say_together(monkeypatch, run_bytes, rows_at_once):
-    monkeypatch.setattr(llama, "RUN_BYTES", run_bytes)
-    made, runs = [], llama._runs
-    monkeypatch.setattr(llama, "_runs", lambda *given: made.append(runs(*given)) or made[-1])
-    model = adapted(bare("qwen3", vocab_size=40))
+def says_what_generate_says(kind, rows_at_once):
+    """Of 24 prompts of 3 to 28 tokens, greedily."""
+    model = adapted(bare(kind, vocab_size=40))
     torch.manual_seed(3)
     ids_BP = torch.randint(8, 40, (24, 30))
     mask_BP = torch.arange(30) >= torch.randint(2, 28, (24, 1))
@@ -129,6 +125,15 @@ def test_rows_that_attend_in_runs_say_what_they_say_together(monkeypatch, run_by
     plain = generated(model, ids_BP, mask_BP, 12, eos_token_id=ends, pad_token_id=1)
     answers = said(model, Prompts(ids_BP, mask_BP, ends, 1), Sampling(12, 0.0), rows_at_once)
     assert torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain)
+
+
+@pytest.mark.parametrize("run_bytes", [0, 3000])
+@pytest.mark.parametrize("rows_at_once", [24, 5])
+def test_rows_that_attend_in_runs_say_what_they_say_together(monkeypatch, run_bytes, rows_at_once):
+    monkeypatch.setattr(llama, "RUN_BYTES", run_bytes)
+    made, runs = [], llama._runs
+    monkeypatch.setattr(llama, "_runs", lambda *given: made.append(runs(*given)) or made[-1])
+    says_what_generate_says("qwen3", rows_at_once)
     assert max(map(len, made)) > 2
 
 
@@ -153,14 +158,7 @@ def test_runs_read_every_column_of_a_row_and_little_padding(monkeypatch):
 @pytest.mark.parametrize("rows_at_once", [24, 5])
 def test_prompts_read_in_groups_of_like_length_are_answered_as_those_read_together(monkeypatch, kind, rows_at_once):
     monkeypatch.setattr("grlo_lite.generation.decoding.GROUP_TOKENS", 1)
-    model = adapted(bare(kind, vocab_size=40))
-    torch.manual_seed(3)
-    ids_BP = torch.randint(8, 40, (24, 30))
-    mask_BP = torch.arange(30) >= torch.randint(2, 28, (24, 1))
-    ends = list(range(8))
-    plain = generated(model, ids_BP, mask_BP, 12, eos_token_id=ends, pad_token_id=1)
-    answers = said(model, Prompts(ids_BP, mask_BP, ends, 1), Sampling(12, 0.0), rows_at_once)
-    assert torch.equal(torch.cat([ids_BP, answers.tokens_BT], 1), plain)
+    says_what_generate_says(kind, rows_at_once)
 
 
 def test_prompts_are_grouped_with_the_least_padding_and_passes(monkeypatch):
